@@ -1,0 +1,66 @@
+# Every target makes its own .venv from a hash-pinned lock and is quick when nothing changed.
+# Another interpreter: make demo PYTHON=python3.12      More for pytest: make test PYTEST_ARGS="-k refund"
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+CHAOS_ARGS ?=
+
+export PYTHON
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+INSTALL := @sh requirements/install.sh
+LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --generate-hashes --no-header --quiet
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check chaos chaos-short bench lock wheel format clean
+
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Start real servers, run checkouts, kill workers, watch the books balance
+	$(INSTALL) run
+	@$(BIN)/amends demo
+
+test: ## Run every test but the chaos ones, on real servers
+	$(INSTALL) dev
+	@$(PYTEST) --ignore=tests/chaos $(PYTEST_ARGS)
+
+check: ## Format, lint, types, import contracts and the fast tests
+	$(INSTALL) dev
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports
+	@$(PYTEST) --quiet tests/unit tests/architecture $(PYTEST_ARGS)
+
+chaos: ## Crash at every point, flush the broker, skew the clocks; check the invariants (long)
+	$(INSTALL) dev
+	@$(PYTEST) tests/chaos $(CHAOS_ARGS)
+
+chaos-short: ## A slice of chaos that fits into CI
+	$(INSTALL) dev
+	@$(PYTEST) tests/chaos -m "not long" $(CHAOS_ARGS)
+
+bench: ## Measure sagas per second and CPU per saga
+	$(INSTALL) dev
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+format: ## Format and mend what ruff can mend
+	$(INSTALL) dev
+	@$(BIN)/ruff check --fix --quiet || true
+	@$(BIN)/ruff format --quiet
+
+lock: ## Resolve the newest versions into requirements/*.txt
+	$(INSTALL) dev
+	@$(LOCK) --upgrade --all-extras --group dev --output-file requirements/dev.txt
+	@$(LOCK) --upgrade --extra local --extra http --group build --constraints requirements/dev.txt --output-file requirements/run.txt
+
+wheel: ## Build dist/amends-*.whl
+	$(INSTALL) dev
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+clean: ## Remove the environment, caches and builds
+	rm -rf .venv dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What to do when a saga cannot go on by itself."""

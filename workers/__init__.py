@@ -1,0 +1,1 @@
+"""Who runs the steps, and under which limits."""
