@@ -14,7 +14,7 @@ made_from() {
 }
 
 is_installed() {
-    [ -e ".venv/.$1-$(made_from "$1")" ] && "$python" -c 'import orchestrator' 2>/dev/null
+    [ -e ".venv/.$1-$(made_from "$1")" ] && "$python" -c '' 2>/dev/null
 }
 
 find_python() {
