@@ -1,0 +1,1 @@
+"""What has happened to a saga, and what must happen next."""

@@ -1,0 +1,73 @@
+"""What the state machine asks for next: plain values that the coordinator carries out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from orchestrator.entries import Direction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStep:
+    """Have one attempt run.
+
+    Args:
+        not_before: when it becomes due; None means at once.
+        alone: nothing else may run in the process meanwhile, since earlier attempts took theirs
+            down.
+    """
+
+    step: str
+    direction: Direction
+    attempt: int
+    not_before: datetime | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitSignal:
+    """Hold no worker until the signal arrives or the moment passes."""
+
+    step: str
+    signal: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartUnwinding:
+    """Turn the saga round; from here on it only undoes."""
+
+    cause: str
+    step: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipUndo:
+    """Note that another step's compensation undid this step too."""
+
+    step: str
+    undone_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Park:
+    """Stop in front of an operator."""
+
+    state: str
+    reason: str
+    question: str
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete:
+    """Every step is done: end the saga."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compensated:
+    """Everything is undone: end the saga."""
+
+
+Action = RunStep | AwaitSignal | StartUnwinding | SkipUndo | Park | Complete | Compensated

@@ -1,0 +1,26 @@
+"""Telling observers of committed entries, and operators of errors, in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.entries import Entry, StepFailed, StepUnknown
+from orchestrator.instrumentation import emit
+from orchestrator.storage.rows import SagaRow
+
+MAX_ERROR = 300
+
+
+def announce(saga: SagaRow, entries: Sequence[Entry]) -> None:
+    """Tell observers that `entries` were committed to the saga's log: event ``saga.entry``."""
+    for entry in entries:
+        emit("saga.entry", saga_id=saga.id, saga=saga.definition, key=saga.key, entry=entry)
+
+
+def error_of(entry: Entry) -> str | None:
+    """Return the one line an operator sees as the saga's last error, or None."""
+    if not isinstance(entry, StepFailed | StepUnknown):
+        return None
+    if entry.error:
+        return f"{entry.error.get('type')}: {entry.error.get('message')}"[:MAX_ERROR]
+    return f"unknown: {entry.reason}" if isinstance(entry, StepUnknown) else None

@@ -1,0 +1,158 @@
+"""What a step sees of its saga, and what it may hand back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from uuid import UUID
+
+import structlog
+from pydantic import BaseModel
+
+from orchestrator.entries import Json
+from orchestrator.errors import OutcomeUnknown, Retriable
+from orchestrator.state import RecordedEffect
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+P = TypeVar("P", bound=BaseModel)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """Money that a step moved: `kind` is authorize, capture, void or refund."""
+
+    kind: str
+    amount_minor: int
+    currency: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a step did outside: its result, the other side's reference, and the money it moved."""
+
+    value: Any = None
+    reference: str | None = None
+    movements: Sequence[Movement] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NothingThere:
+    """A compensation's answer that there was nothing to undo."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Lease:
+    """The time-limited right to run one attempt, on this process's monotonic clock.
+
+    `valid_until` moves when the lease is extended; `ends_at` is the attempt's timeout and never
+    moves.
+    """
+
+    valid_until: float
+    ends_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Where a step's outside parts (a gateway, a carrier) come from, by the protocol they meet."""
+
+    factories: Mapping[type, Callable[[], Any]] = field(default_factory=dict)
+    _built: dict[type, Any] = field(default_factory=dict, repr=False)
+
+    def get(self, protocol: type[R]) -> R:
+        """Return the process's instance, built at the first use.
+
+        Raises:
+            Retriable: nothing is configured for it here; nothing was sent.
+        """
+        if protocol not in self._built:
+            factory = self.factories.get(protocol)
+            if factory is None:
+                raise Retriable(
+                    f"no {protocol.__name__} is configured in this worker", code="not_configured"
+                )
+            self._built.setdefault(protocol, factory())
+        return cast("R", self._built[protocol])
+
+
+@dataclass(slots=True, kw_only=True)
+class StepContext(Generic[P]):
+    """One attempt, seen from inside the step.
+
+    Args:
+        saga_id: the saga.
+        saga_key: the business key it was started with.
+        step: name of the step.
+        direction: ``forward`` or ``compensate``.
+        attempt: number of this try, from 1; never part of an idempotency key.
+        idempotency_key: the same for all attempts of this step; pass it to the other side.
+        payload: the validated payload.
+        results: what earlier steps returned, by step name, as JSON.
+        effect: for a compensation, the effect it undoes, or None when none is known.
+        connection: for a transactional step, the engine's connection; neither commit nor roll back.
+        signal: payload of the signal that ended this step's wait, or None at its deadline.
+    """
+
+    saga_id: UUID
+    definition: str
+    saga_key: str
+    step: str
+    direction: str
+    attempt: int
+    idempotency_key: str
+    payload: P
+    results: Mapping[str, Json]
+    effect: RecordedEffect | None
+    signal: Json
+    resources: Resources
+    lease: Lease
+    connection: Connection | None = None
+    _sent: bool = False
+
+    def resource(self, protocol: type[R]) -> R:
+        """Return the outside part that meets `protocol`, for example the payment gateway."""
+        return self.resources.get(protocol)
+
+    def call_timeout(self, limit: timedelta) -> float:
+        """Return the seconds that one call may take; ask right before sending it.
+
+        Raises:
+            Retriable: the send-by has passed (the lease is over, or no `limit` fits before the
+                attempt's timeout), and this attempt has sent nothing: no effect.
+            OutcomeUnknown: the send-by has passed after this attempt had sent something.
+        """
+        seconds = limit.total_seconds()
+        now = time.monotonic()
+        if now < self.lease.valid_until and now + seconds <= self.lease.ends_at:
+            self._sent = True
+            return seconds
+        message = "send-by passed: this attempt may not send any more"
+        if self._sent:
+            raise OutcomeUnknown(message, code="send_by_passed")
+        raise Retriable(message, code="send_by_passed")
+
+    @property
+    def logger(self) -> structlog.typing.FilteringBoundLogger:
+        """A logger bound to the saga, the step and the attempt."""
+        return cast(
+            "structlog.typing.FilteringBoundLogger",
+            structlog.get_logger("amends.step").bind(
+                saga_id=str(self.saga_id),
+                saga=self.definition,
+                step=self.step,
+                direction=self.direction,
+                attempt=self.attempt,
+            ),
+        )
+
+    @property
+    def remaining(self) -> timedelta:
+        """Time until the attempt's timeout; negative afterwards."""
+        return timedelta(seconds=self.lease.ends_at - time.monotonic())

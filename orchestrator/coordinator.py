@@ -1,0 +1,531 @@
+"""Claim, run, record, hand on: the one road every attempt takes, also after a crash.
+
+    message (saga, step, direction, attempt)
+      claim     the attempt row gets our token and lease, StepStarted is logged: intent before effect
+      run       the step's function, under a lease and a send-by
+      record    outcome, decisions and the next attempt in one compare-and-set
+      hand on   the next attempt runs in place if it was claimed in the record, else its bell rings
+
+What can go wrong between two of these, and what holds then:
+
+    died before the claim    the message is lost; the sweep rings again
+    died after it            the lease ends; the sweep records the attempt as unknown and goes on
+    claim or record in doubt read back: our token or outcome is there, or we try once more
+    saga moved meanwhile     the outcome is appended alone (it is a fact), then decided again
+    token taken away         the result is refused as the step's, and kept as a late outcome
+
+Nothing here decides anything about sagas; that is `orchestrator.state_machine`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy
+
+from orchestrator import outcomes
+from orchestrator.actions import RunStep
+from orchestrator.announcing import announce, error_of
+from orchestrator.context import Lease, Resources, StepContext
+from orchestrator.definition import Definitions, SagaDefinition, Step
+from orchestrator.doorbell import Doorbell, ring_each
+from orchestrator.entries import (
+    Direction,
+    Entry,
+    Outcome,
+    Recorded,
+    StepFailed,
+    StepStarted,
+    StepSucceeded,
+    StepWaiting,
+)
+from orchestrator.errors import LogUnavailableError, SagaNotFoundError
+from orchestrator.instrumentation import emit
+from orchestrator.keys import key_of
+from orchestrator.leases import Gate, Leases
+from orchestrator.mover import Mover
+from orchestrator.planning import (
+    ClaimInPlace,
+    Serves,
+    attempt_id,
+    due_in,
+    is_linear,
+    rings,
+    runs_in_place,
+    scheduled,
+)
+from orchestrator.seam import durable
+from orchestrator.state import SagaState, State, replay
+from orchestrator.state_machine import Decision, decide
+from orchestrator.storage.database import Database, Moved
+from orchestrator.storage.rows import Advance, AttemptId, Closing, SagaRow, Snapshot
+from orchestrator.storage.saga_log import SagaLog
+
+DEFAULT_LEASE = timedelta(seconds=15)
+RECORD_GRACE_SECONDS = 60.0
+"""How long a finished outcome is offered to a database that does not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to run one attempt, and all that is known about its saga."""
+
+    attempt: AttemptId
+    token: UUID
+    definition: SagaDefinition[Any]
+    saga: SagaRow
+    state: SagaState
+    lease: Lease
+    claimed_at: datetime
+    claimed_monotonic: float
+    alone: bool = False
+
+    @property
+    def step(self) -> Step:
+        return self.definition.step(self.attempt.step)
+
+    def now(self) -> datetime:
+        """The database's time, carried forward on the monotonic clock."""
+        return self.claimed_at + timedelta(seconds=time.monotonic() - self.claimed_monotonic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    change: Advance
+    decision: Decision
+    next_claim: Claim | None
+
+
+class Coordinator:
+    """Runs attempts and keeps their sagas moving.
+
+    Args:
+        owner: names this process in the log; asked anew after a fork.
+        lease: how long a claim lives without being extended.
+        drains: whether this process has begun to stop; then nothing more is claimed.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        definitions: Definitions,
+        doorbell: Doorbell,
+        owner: Callable[[], str],
+        resources: Resources | None = None,
+        lease: timedelta = DEFAULT_LEASE,
+        drains: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.log = SagaLog(database)
+        self.definitions = definitions
+        self.doorbell = doorbell
+        self.mover = Mover(self.log, definitions, doorbell)
+        self.leases = Leases(self.log, lease)
+        self.gate = Gate()
+        self._database = database
+        self._resources = resources or Resources()
+        self._owner = owner
+        self._lease_seconds = lease.total_seconds()
+        self._drains = drains
+
+    # -- claim -------------------------------------------------------------------------------------
+
+    def claim(self, attempt: AttemptId) -> Claim | None:
+        """Claim an attempt, or return None when it is not ours to run (a duplicate, not due, ...).
+
+        Raises:
+            LogUnavailableError: Postgres does not answer; the lease, if any was taken, will end.
+        """
+        if self._drains():
+            return None
+        token = uuid.uuid4()
+        asked = time.monotonic()
+        try:
+            claimed = self.log.claim(
+                attempt,
+                token=token,
+                owner=self._owner(),
+                lease_seconds=self._lease_seconds,
+                hashes=self.definitions.hashes,
+            )
+        except Moved:
+            return None
+        except LogUnavailableError:
+            return self._claim_in_doubt(attempt, token, asked)
+        if claimed is None:
+            return None
+        started = _started(attempt, self._owner())
+        state = replay(
+            [*claimed.entries, Recorded(seq=claimed.saga.seq, at=claimed.now, entry=started)]
+        )
+        lease = self.leases.add(attempt, token, claimed.timeout_seconds, asked)
+        return self._claim(
+            attempt, token, claimed.saga, state, lease, claimed.now, asked, alone=claimed.alone
+        )
+
+    def _claim_in_doubt(self, attempt: AttemptId, token: UUID, asked: float) -> Claim | None:
+        """The claim may have been committed: our token in the row says so."""
+        if not self.log.holds(attempt, token):
+            return None
+        snapshot = self.log.read(attempt.saga_id)
+        if snapshot is None:
+            return None
+        timeout = self._definition(snapshot.saga).step(attempt.step).timeout.total_seconds()
+        lease = self.leases.add(attempt, token, timeout, asked)
+        state = replay(snapshot.entries)
+        return self._claim(attempt, token, snapshot.saga, state, lease, snapshot.now, asked)
+
+    def _claim(
+        self,
+        attempt: AttemptId,
+        token: UUID,
+        saga: SagaRow,
+        state: SagaState,
+        lease: Lease,
+        now: datetime,
+        asked: float,
+        *,
+        alone: bool = False,
+    ) -> Claim:
+        announce(saga, (_started(attempt, self._owner()),))
+        return Claim(
+            attempt=attempt,
+            token=token,
+            definition=self._definition(saga),
+            saga=saga,
+            state=state,
+            lease=lease,
+            claimed_at=now,
+            claimed_monotonic=asked,
+            alone=alone,
+        )
+
+    def _definition(self, saga: SagaRow) -> SagaDefinition[Any]:
+        definition = self.definitions.by_hash(saga.definition_hash)
+        assert definition is not None, "claims and looks pass only known hashes"
+        return definition
+
+    # -- run ---------------------------------------------------------------------------------------
+
+    def execute(self, claim: Claim, serves: Serves = lambda queue: False) -> Claim | None:
+        """Run a claimed attempt and record how it ended; return the next attempt if claimed too.
+
+        Args:
+            serves: whether this worker takes a queue's tasks, so that the next step may run here.
+        """
+        try:
+            with self.gate.entered(alone=claim.alone):
+                if self._drains():
+                    return self._record(claim, self._handed_back(claim), serves)
+                if claim.step.transactional:
+                    return self._run_in_transaction(claim, serves)
+                return self._record(claim, self._call(claim, None), serves)
+        finally:
+            self.leases.remove(claim.token)
+
+    def _handed_back(self, claim: Claim) -> Outcome:
+        return outcomes.released(claim.step, claim.attempt.direction, claim.attempt.number)
+
+    def _call(self, claim: Claim, connection: sqlalchemy.Connection | None) -> Outcome:
+        step, attempt = claim.step, claim.attempt
+        undoing = attempt.direction == Direction.COMPENSATE
+        function = step.compensation if undoing else step.run
+        assert function is not None, "only steps with a compensation are unwound"
+        try:
+            returned = function(self._context(claim, connection))
+            return outcomes.succeeded(step, attempt.direction, attempt.number, returned)
+        except Exception as error:  # noqa: BLE001 - every way to end becomes one value
+            return outcomes.raised(step, attempt.direction, attempt.number, error)
+
+    def _context(self, claim: Claim, connection: sqlalchemy.Connection | None) -> StepContext[Any]:
+        attempt, state, name = claim.attempt, claim.state, claim.attempt.step
+        known = state.step(name)
+        return StepContext(
+            saga_id=attempt.saga_id,
+            definition=claim.saga.definition,
+            saga_key=claim.saga.key,
+            step=name,
+            direction=attempt.direction,
+            attempt=attempt.number,
+            idempotency_key=key_of(
+                state, claim.saga.definition, claim.saga.key, name, attempt.direction
+            ),
+            payload=claim.definition.payload.model_validate(state.payload),
+            results={each: done.effect.result for each, done in state.steps.items() if done.effect},
+            effect=known.effect if attempt.direction == Direction.COMPENSATE else None,
+            signal=_signal_for(state, name),
+            resources=self._resources,
+            lease=claim.lease,
+            connection=connection,
+        )
+
+    def _run_in_transaction(self, claim: Claim, serves: Serves) -> Claim | None:
+        """Run a step whose writes commit together with its log entry, the entry last."""
+        try:
+            with self._database.transaction() as connection:
+                transaction = connection.begin()
+                outcome = self._call(claim, connection)
+                if isinstance(outcome, StepSucceeded):
+                    if not transaction.is_active or connection.get_transaction() is not transaction:
+                        raise _broken_transaction(claim)
+                    return self._record_with_its_writes(claim, outcome, serves, connection)
+                transaction.rollback()
+        except (sqlalchemy.exc.SQLAlchemyError, _TransactionError) as error:
+            outcome = self._failed_before_commit(claim, error)
+        return self._record(claim, outcome, serves)
+
+    def _record_with_its_writes(
+        self,
+        claim: Claim,
+        outcome: StepSucceeded,
+        serves: Serves,
+        connection: sqlalchemy.Connection,
+    ) -> Claim | None:
+        plan = self._plan(claim, outcome, serves)
+        moved_on = self.log.advance(plan.change, connection)
+        if not moved_on and not self.log.append_outcome(
+            _closing(claim), outcome, connection=connection
+        ):
+            connection.rollback()
+            self._refuse(claim, outcome)
+            return None
+        try:
+            durable("transaction.commit", connection.commit)
+        except (sqlalchemy.exc.DBAPIError, LogUnavailableError) as error:
+            return self._commit_in_doubt(claim, outcome, plan if moved_on else None, error)
+        if not moved_on:
+            self._announce_fact(claim, outcome)
+            self.mover.look(claim.attempt.saga_id)
+            return None
+        return self._hand_on(claim, plan)
+
+    def _commit_in_doubt(
+        self, claim: Claim, outcome: StepSucceeded, plan: _Plan | None, error: Exception
+    ) -> Claim | None:
+        """An error from COMMIT: only the log knows."""
+        snapshot = self._read_patiently(claim)
+        if _is_recorded(snapshot, outcome):
+            if plan is None:
+                self.mover.look(claim.attempt.saga_id)
+                return None
+            return self._hand_on(claim, plan)
+        return self._record(claim, self._failed_before_commit(claim, error), lambda _: False)
+
+    def _failed_before_commit(self, claim: Claim, error: Exception) -> StepFailed:
+        return StepFailed(
+            step=claim.attempt.step,
+            direction=claim.attempt.direction,
+            attempt=claim.attempt.number,
+            terminal=False,
+            error=outcomes.described(error),
+        )
+
+    # -- record ------------------------------------------------------------------------------------
+
+    def _record(self, claim: Claim, outcome: Outcome, serves: Serves) -> Claim | None:
+        """Record an outcome and what it leads to, whatever the database does meanwhile."""
+        plan = self._plan(claim, outcome, serves)
+        until = max(claim.lease.ends_at, time.monotonic() + RECORD_GRACE_SECONDS)
+        while True:
+            try:
+                if self.log.advance(plan.change):
+                    return self._hand_on(claim, plan)
+                self._record_fact(claim, outcome)
+                return None
+            except Moved:
+                self._record_fact(claim, outcome)
+                return None
+            except LogUnavailableError:
+                snapshot = self._read_patiently(claim, until)
+                if _is_recorded(snapshot, outcome):
+                    return self._hand_on(claim, plan)
+
+    def _read_patiently(self, claim: Claim, until: float | None = None) -> Snapshot:
+        """Read the saga once Postgres answers again; nothing else can be done meanwhile."""
+        limit = time.monotonic() + RECORD_GRACE_SECONDS if until is None else until
+        pause = 0.05
+        while True:
+            try:
+                snapshot = self.log.read(claim.attempt.saga_id)
+            except LogUnavailableError:
+                if time.monotonic() > limit:
+                    raise
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+                continue
+            if snapshot is None:
+                raise SagaNotFoundError("saga vanished", saga_id=claim.attempt.saga_id)
+            return snapshot
+
+    def _plan(self, claim: Claim, outcome: Outcome, serves: Serves) -> _Plan:
+        """Decide what follows from `outcome`, were it recorded at the seq of the claim."""
+        now = claim.now()
+        saga_id = claim.attempt.saga_id
+        state = claim.state.apply(Recorded(seq=claim.state.seq + 1, at=now, entry=outcome))
+        decision = decide(claim.definition, state, now, str(saga_id))
+        wanted, dropped = _difference(claim, decision)
+        entries: list[Entry] = [outcome, *decision.entries]
+        in_place = None
+        if not self._drains():
+            in_place = runs_in_place(claim.definition, wanted, now, serves)
+        next_claim, schedule = None, []
+        for run in wanted:
+            if run is in_place:
+                right = ClaimInPlace(
+                    token=uuid.uuid4(), owner=self._owner(), lease_seconds=self._lease_seconds
+                )
+                attempt = attempt_id(saga_id, run)
+                started = _started(attempt, self._owner())
+                entries.append(started)
+                seq = decision.state.seq + 1
+                state = decision.state.apply(Recorded(seq=seq, at=now, entry=started))
+                next_claim = self._next_claim(claim, attempt, right.token, state, decision.visible)
+                schedule.append(scheduled(claim.definition, run, now, claim=right))
+            else:
+                schedule.append(scheduled(claim.definition, run, now))
+        current = None if next_claim is None else next_claim.attempt
+        return _Plan(
+            decision=decision,
+            next_claim=next_claim,
+            change=Advance(
+                saga_id=saga_id,
+                seq=claim.state.seq,
+                entries=entries,
+                state=decision.visible,
+                due_in_seconds=due_in(decision, now, claim.saga.state),
+                closing=_closing(claim),
+                schedule=schedule,
+                drop=dropped,
+                current=None
+                if current is None
+                else (current.step, current.direction, current.number),
+                last_error=error_of(outcome),
+            ),
+        )
+
+    def _next_claim(
+        self, claim: Claim, attempt: AttemptId, token: UUID, state: SagaState, visible: State
+    ) -> Claim:
+        """The claim of the next attempt; it counts once the record is committed."""
+        asked = time.monotonic()
+        timeout = claim.definition.step(attempt.step).timeout.total_seconds()
+        return Claim(
+            attempt=attempt,
+            token=token,
+            definition=claim.definition,
+            saga=replace(claim.saga, state=visible, seq=state.seq),
+            state=state,
+            lease=Lease(
+                valid_until=asked + min(self._lease_seconds, timeout), ends_at=asked + timeout
+            ),
+            claimed_at=claim.now(),
+            claimed_monotonic=asked,
+        )
+
+    def _hand_on(self, claim: Claim, plan: _Plan) -> Claim | None:
+        """After the commit: tell, ring, and return the attempt that goes on in place."""
+        self.leases.remove(claim.token)
+        announce(claim.saga, plan.change.entries)
+        ring_each(
+            self.doorbell, rings(claim.definition, claim.attempt.saga_id, plan.change.schedule)
+        )
+        following = plan.next_claim
+        if following is not None:
+            self.leases.hold(following.attempt, following.token, following.lease)
+        return following
+
+    def _record_fact(self, claim: Claim, outcome: Outcome) -> None:
+        """The saga moved meanwhile: what happened is still a fact, if the token is still ours."""
+        while True:
+            try:
+                kept = self.log.append_outcome(
+                    _closing(claim), outcome, last_error=error_of(outcome)
+                )
+            except Moved:
+                continue
+            except LogUnavailableError:
+                if _is_recorded(self._read_patiently(claim), outcome):
+                    self.mover.look(claim.attempt.saga_id)
+                    return
+                continue
+            break
+        if kept:
+            self._announce_fact(claim, outcome)
+            self.mover.look(claim.attempt.saga_id)
+        elif not _is_recorded(self._read_patiently(claim), outcome):
+            self._refuse(claim, outcome)
+
+    def _announce_fact(self, claim: Claim, outcome: Outcome) -> None:
+        announce(claim.saga, (outcome,))
+
+    def _refuse(self, claim: Claim, outcome: Outcome) -> None:
+        """The attempt was taken away: not the step's result, but not forgotten either."""
+        late = outcomes.late(outcome)
+        emit(
+            "saga.stale_result_refused",
+            saga_id=str(claim.attempt.saga_id),
+            step=claim.attempt.step,
+            direction=claim.attempt.direction,
+            attempt=claim.attempt.number,
+            outcome=late.outcome if late else "released",
+        )
+        if late is None or (claim.step.transactional and isinstance(outcome, StepSucceeded)):
+            return  # rolled back or never begun: nothing happened
+        self.mover.keep_late(claim.attempt.saga_id, late)
+
+
+class _TransactionError(Exception):
+    """A transactional step ended the transaction it was lent."""
+
+
+def _broken_transaction(claim: Claim) -> _TransactionError:
+    return _TransactionError(
+        f"step {claim.attempt.step} committed or rolled back the engine's transaction; "
+        "it may do neither"
+    )
+
+
+def _difference(claim: Claim, decision: Decision) -> tuple[list[RunStep], list[AttemptId]]:
+    """Which attempts the decision adds to those already written down, and which it withdraws.
+
+    What is written down at the claim's seq is what the same function wanted there.
+    """
+    if is_linear(claim.definition):
+        return list(decision.runs), []
+    saga_id = claim.attempt.saga_id
+    before = decide(claim.definition, claim.state, claim.now(), str(saga_id)).runs
+    had = {attempt_id(saga_id, run) for run in before}
+    wants = {attempt_id(saga_id, run): run for run in decision.runs}
+    added = [run for attempt, run in wants.items() if attempt not in had]
+    return added, sorted(had - set(wants), key=str)
+
+
+def _started(attempt: AttemptId, owner: str) -> StepStarted:
+    return StepStarted(
+        step=attempt.step, direction=attempt.direction, attempt=attempt.number, owner=owner
+    )
+
+
+def _closing(claim: Claim) -> Closing:
+    return Closing(id=claim.attempt, token=claim.token)
+
+
+def _is_recorded(snapshot: Snapshot, outcome: Outcome) -> bool:
+    """Whether the log already holds exactly this outcome: then it is our own, not a late one."""
+    return any(each.entry == outcome for each in snapshot.entries)
+
+
+def _signal_for(state: SagaState, name: str) -> Any:
+    """The payload of the signal that woke this attempt, or None."""
+    step = state.step(name)
+    wait = step.forward.last
+    if not isinstance(wait, StepWaiting) or step.signals_used == 0:
+        return None
+    heard = state.signals.get(wait.signal, ())
+    return heard[step.signals_used - 1].payload if len(heard) >= step.signals_used else None

@@ -1,0 +1,295 @@
+"""The facts a saga's log is made of, and their form in the database.
+
+An entry says what happened, in the past tense, once; the log only grows. Everything the engine knows
+about a saga is the fold of its entries (see `orchestrator.state_machine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.errors import HistoryError
+
+Json = Any
+"""A JSON-able value: None, bool, int, float, str, list or dict with string keys."""
+
+
+class Direction(StrEnum):
+    """What an attempt is for: doing, undoing, or asking whether it was done."""
+
+    FORWARD = "forward"
+    COMPENSATE = "compensate"
+    PROBE = "probe"
+
+
+class UnknownReason(StrEnum):
+    """Why nobody knows what an attempt did."""
+
+    RAISED = "raised"
+    LEASE_LOST = "lease_lost"
+    CRASHED = "crashed"
+    DRAINED = "drained"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaStarted:
+    """The saga exists. `skipped` are the steps whose condition was false for this payload."""
+
+    payload: Json
+    skipped: list[str] = field(default_factory=list)
+    deadline_seconds: float | None = None
+    trace: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    """The intent: committed before the step's function is called."""
+
+    step: str
+    direction: str
+    attempt: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSucceeded:
+    """An attempt ended well. `undone` of a compensation: whether there was anything to undo."""
+
+    step: str
+    direction: str
+    attempt: int
+    result: Json = None
+    reference: str | None = None
+    movements: list[dict[str, Json]] | None = None
+    undone: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFailed:
+    """An attempt ended without any effect.
+
+    `crashed`: its worker went down with it, and the step's writes with the transaction.
+    """
+
+    step: str
+    direction: str
+    attempt: int
+    terminal: bool
+    error: dict[str, Json]
+    decisive: bool = False
+    retry_after_seconds: float | None = None
+    spends_budget: bool = True
+    crashed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepUnknown:
+    """An attempt ended and nobody knows whether it had its effect."""
+
+    step: str
+    direction: str
+    attempt: int
+    reason: str
+    error: dict[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReleased:
+    """A claimed attempt was handed back before its function was called: not started."""
+
+    step: str
+    direction: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepWaiting:
+    """An attempt ended by waiting for `signal` until a moment."""
+
+    step: str
+    direction: str
+    attempt: int
+    signal: str
+    until: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSettled:
+    """An unknown was settled by asking: landed, not landed, or (None) nobody could tell."""
+
+    step: str
+    direction: str
+    landed: bool | None
+    by: str
+    result: Json = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateOutcomeRecorded:
+    """A result came from an attempt that had been given up; it was refused as the step's result.
+
+    A late success is an effect all the same and is taken back if the saga went another way.
+    """
+
+    step: str
+    direction: str
+    attempt: int
+    outcome: str
+    result: Json = None
+    reference: str | None = None
+    error: dict[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalReceived:
+    """An outside fact was delivered to the saga."""
+
+    name: str
+    dedup_id: str
+    payload: Json = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequested:
+    """Somebody asked for the saga to be taken back."""
+
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnwindingStarted:
+    """The one decision to take the saga back. `cause`: step_failed, cancelled, deadline or late."""
+
+    cause: str
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoSkipped:
+    """A compensation was not needed, because another step's undid this step too."""
+
+    step: str
+    undone_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaParked:
+    """The saga stopped in front of an operator. `question` is what has to be answered."""
+
+    state: str
+    reason: str
+    question: str
+    steps: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaCompleted:
+    """Every step is done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaCompensated:
+    """Everything that had been done is undone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaResolved:
+    """An operator closed the saga; it never moves again by itself."""
+
+    actor: str
+    reason: str
+
+
+Outcome = StepSucceeded | StepFailed | StepUnknown | StepReleased | StepWaiting
+"""How one attempt ended."""
+
+Entry = (
+    SagaStarted
+    | StepStarted
+    | Outcome
+    | StepSettled
+    | LateOutcomeRecorded
+    | SignalReceived
+    | CancelRequested
+    | UnwindingStarted
+    | UndoSkipped
+    | SagaParked
+    | SagaCompleted
+    | SagaCompensated
+    | SagaResolved
+)
+
+ENTRY_TYPES: Mapping[str, type[Entry]] = {
+    each.__name__: each
+    for each in (
+        SagaStarted,
+        StepStarted,
+        StepSucceeded,
+        StepFailed,
+        StepUnknown,
+        StepReleased,
+        StepWaiting,
+        StepSettled,
+        LateOutcomeRecorded,
+        SignalReceived,
+        CancelRequested,
+        UnwindingStarted,
+        UndoSkipped,
+        SagaParked,
+        SagaCompleted,
+        SagaCompensated,
+        SagaResolved,
+    )
+}
+
+_DEFAULTS: Mapping[type, tuple[tuple[str, Any], ...]] = {
+    kind: tuple(
+        (
+            each.name,
+            each.default_factory() if each.default_factory is not MISSING else each.default,
+        )
+        for each in fields(kind)
+    )
+    for kind in ENTRY_TYPES.values()
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """An entry with its place in the log: gapless `seq` from 1, and the database's time."""
+
+    seq: int
+    at: datetime
+    entry: Entry
+
+
+def encode(entry: Entry) -> tuple[str, dict[str, Json]]:
+    """Return the entry's kind and its data without the fields that hold their default."""
+    kind = type(entry)
+    values = {}
+    for name, default in _DEFAULTS[kind]:
+        value = getattr(entry, name)
+        if value != default:
+            values[name] = value
+    return kind.__name__, values
+
+
+def decode(kind: str, values: Mapping[str, Json]) -> Entry:
+    """Return the entry that `encode` wrote.
+
+    Raises:
+        HistoryError: a newer version of Amends wrote this kind, or the row was damaged.
+    """
+    try:
+        return ENTRY_TYPES[kind](**values)
+    except (KeyError, TypeError) as error:
+        raise HistoryError(
+            f"log entry of kind {kind!r} cannot be read by this version; upgrade the workers"
+        ) from error

@@ -1,0 +1,33 @@
+"""One event, many observers: the engine says once what happened; logs and metrics subscribe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Observer = Callable[[str, dict[str, Any]], None]
+
+_observers: list[Observer] = []
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Tell every observer of `event`, dotted and in the past tense. Free when nobody listens."""
+    for observer in _observers:
+        observer(event, fields)
+
+
+def subscribe(observer: Observer) -> None:
+    """Have `observer` called with every event of this process; twice is once."""
+    if observer not in _observers:
+        _observers.append(observer)
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Subscribe while the block runs."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)

@@ -1,0 +1,118 @@
+"""The leases this process holds, and the gate that lets a suspicious attempt run alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from orchestrator.context import Lease
+from orchestrator.instrumentation import emit
+from orchestrator.storage.rows import AttemptId
+from orchestrator.storage.saga_log import SagaLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """One attempt that runs in this process."""
+
+    attempt: AttemptId
+    token: UUID
+    lease: Lease
+
+
+class Leases:
+    """Every attempt this process holds, from claim to record."""
+
+    def __init__(self, log: SagaLog, length: timedelta) -> None:
+        self._log = log
+        self._length = length.total_seconds()
+        self._held: dict[UUID, Holding] = {}
+        self._lock = threading.Lock()
+
+    def add(self, attempt: AttemptId, token: UUID, timeout_seconds: float, claimed: float) -> Lease:
+        """Note a claim made at monotonic time `claimed`, before the statement was sent."""
+        lease = Lease(
+            valid_until=claimed + min(self._length, timeout_seconds),
+            ends_at=claimed + timeout_seconds,
+        )
+        self.hold(attempt, token, lease)
+        return lease
+
+    def hold(self, attempt: AttemptId, token: UUID, lease: Lease) -> None:
+        """Keep a lease alive until `remove`."""
+        with self._lock:
+            self._held[token] = Holding(attempt=attempt, token=token, lease=lease)
+
+    def remove(self, token: UUID) -> None:
+        """Forget a claim: it was recorded, or its attempt is over."""
+        with self._lock:
+            self._held.pop(token, None)
+
+    @property
+    def holdings(self) -> list[Holding]:
+        """What is held now."""
+        with self._lock:
+            return list(self._held.values())
+
+    def extend(self) -> int:
+        """Extend what is older than a third of a lease, in one statement; return how many live on.
+
+        A token that the database no longer knows was taken away: its attempt may not send any more.
+        """
+        now = time.monotonic()
+        holdings = [
+            each
+            for each in self.holdings
+            if each.lease.valid_until < min(each.lease.ends_at, now + self._length * 2 / 3)
+        ]
+        if not holdings:
+            return 0
+        left = self._log.extend(
+            [(each.attempt.saga_id, each.token) for each in holdings], self._length
+        )
+        for each in holdings:
+            if each.token in left:
+                each.lease.valid_until = min(now + left[each.token], each.lease.ends_at)
+            else:
+                each.lease.valid_until = 0.0
+                emit("lease.lost", saga_id=str(each.attempt.saga_id), step=each.attempt.step)
+        return len(left)
+
+
+class Gate:
+    """Lets many attempts run at once, or one alone.
+
+    An attempt whose predecessors took their process down runs its last try alone, so that its
+    neighbours are not blamed for a crash that was not theirs.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside = 0
+        self._alone_waiting = 0
+        self._alone_inside = False
+
+    @contextmanager
+    def entered(self, *, alone: bool) -> Iterator[None]:
+        """Wait for the right to run, and hold it while the block runs."""
+        with self._condition:
+            if alone:
+                self._alone_waiting += 1
+                self._condition.wait_for(lambda: self._inside == 0)
+                self._alone_waiting -= 1
+                self._alone_inside = True
+            else:
+                self._condition.wait_for(lambda: not (self._alone_inside or self._alone_waiting))
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                self._alone_inside = False
+                self._condition.notify_all()

@@ -1,0 +1,182 @@
+"""Moving a saga that no attempt of this process holds: after a lost lease, a fact, a due time.
+
+The same reading, deciding and writing serves the sweep, take-overs, late outcomes and requests. It
+is idempotent, so any number of sweepers may do it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from orchestrator import outcomes
+from orchestrator.announcing import announce, error_of
+from orchestrator.definition import Definitions, SagaDefinition
+from orchestrator.doorbell import Doorbell, ring_each
+from orchestrator.entries import (
+    Direction,
+    Entry,
+    LateOutcomeRecorded,
+    Recorded,
+    StepUnknown,
+    UnknownReason,
+)
+from orchestrator.planning import attempt_id, due_in, next_look, rings, scheduled
+from orchestrator.state import SagaState, State, replay
+from orchestrator.state_machine import Decision, decide
+from orchestrator.storage.database import Moved
+from orchestrator.storage.rows import Advance, Closing, OpenAttempt, Snapshot
+from orchestrator.storage.saga_log import SagaLog
+
+MOVE_TRIES = 30
+"""Every lost round means that somebody else moved the saga; thirty in a row mean a bug."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What to add to the log before deciding; `closing` names the attempt it ends."""
+
+    entries: Sequence[Entry] = ()
+    closing: Closing | None = None
+
+
+FactsOf = Callable[[Snapshot, SagaState], Facts | None]
+"""From a saga just read to what is to be added; None means there is nothing to do."""
+
+
+class Mover:
+    """Reads sagas, decides, and makes their attempt rows agree with the decision."""
+
+    def __init__(self, log: SagaLog, definitions: Definitions, doorbell: Doorbell) -> None:
+        self._log = log
+        self._definitions = definitions
+        self._doorbell = doorbell
+
+    def look(self, saga_id: UUID) -> State | None:
+        """Decide again from the log and return the saga's state; None if its definition is foreign.
+
+        Idempotent: a saga in order is only given its next due time.
+        """
+        return self._move(saga_id, lambda snapshot, state: Facts(entries=_lost(snapshot, state)))
+
+    def give_up(self, attempt: OpenAttempt, reason: UnknownReason) -> bool:
+        """Record that an attempt will not answer any more, and go on; False if it did after all.
+
+        A lost lease counts only once it is over by the database's clock.
+        """
+        gave_up = False
+
+        def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:
+            nonlocal gave_up
+            gave_up = _is_open(snapshot, state, attempt)
+            if not gave_up or attempt.token is None:
+                return None
+            step = self._known(snapshot).step(attempt.id.step)
+            return Facts(
+                entries=(outcomes.given_up(step, attempt.id.direction, attempt.id.number, reason),),
+                closing=Closing(
+                    id=attempt.id,
+                    token=attempt.token,
+                    only_expired=reason is UnknownReason.LEASE_LOST,
+                ),
+            )
+
+        return self._move(attempt.id.saga_id, facts) is not None and gave_up
+
+    def keep_late(self, saga_id: UUID, late: LateOutcomeRecorded) -> None:
+        """Log a refused result, once, and decide what an unexpected effect leads to."""
+
+        def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:  # noqa: ARG001
+            known = any(each.entry == late for each in snapshot.entries)
+            return None if known else Facts(entries=(late,))
+
+        self._move(saga_id, facts)
+
+    def _known(self, snapshot: Snapshot) -> SagaDefinition[Any]:
+        definition = self._definitions.by_hash(snapshot.saga.definition_hash)
+        assert definition is not None, "foreign sagas are left alone before facts are asked for"
+        return definition
+
+    def _move(self, saga_id: UUID, facts_of: FactsOf) -> State | None:
+        """Read, add facts, decide, write by compare-and-set, ring; again while others are faster."""
+        for _ in range(MOVE_TRIES):
+            snapshot = self._log.read(saga_id)
+            if snapshot is None:
+                return None
+            definition = self._definitions.by_hash(snapshot.saga.definition_hash)
+            if definition is None:
+                return None
+            state = replay(snapshot.entries)
+            facts = facts_of(snapshot, state)
+            if facts is None:
+                return snapshot.saga.state
+            change, decision = _reconciled(definition, snapshot, state, facts)
+            if self._write(change):
+                announce(snapshot.saga, change.entries)
+                ring_each(self._doorbell, rings(definition, saga_id, change.schedule))
+                return decision.visible
+        return None
+
+    def _write(self, change: Advance) -> bool:
+        try:
+            return self._log.advance(change)
+        except Moved:
+            return False
+
+
+def _is_open(snapshot: Snapshot, state: SagaState, attempt: OpenAttempt) -> bool:
+    track = state.step(attempt.id.step).track(attempt.id.direction)
+    is_held = any(
+        each.id == attempt.id and each.token == attempt.token for each in snapshot.attempts
+    )
+    return is_held and track.open_attempt == attempt.id.number
+
+
+def _reconciled(
+    definition: SagaDefinition[Any], snapshot: Snapshot, state: SagaState, facts: Facts
+) -> tuple[Advance, Decision]:
+    """Return the write that adds `facts`, what they lead to, and makes the attempt rows agree."""
+    saga_id = snapshot.saga.id
+    for entry in facts.entries:
+        state = state.apply(Recorded(seq=state.seq + 1, at=snapshot.now, entry=entry))
+    decision = decide(definition, state, snapshot.now, str(saga_id))
+    unclaimed = {each.id for each in snapshot.attempts if each.token is None}
+    wanted = {attempt_id(saga_id, run): run for run in decision.runs}
+    entries = [*facts.entries, *decision.entries]
+    looks = 0 if entries else snapshot.saga.looks
+    due = due_in(decision, snapshot.now, snapshot.saga.state, looks)
+    change = Advance(
+        saga_id=saga_id,
+        seq=snapshot.saga.seq,
+        entries=entries,
+        state=decision.visible,
+        due_in_seconds=next_look(decision, snapshot.now) if due is None else due,
+        closing=facts.closing,
+        schedule=[
+            scheduled(definition, run, snapshot.now)
+            for attempt, run in wanted.items()
+            if attempt not in unclaimed
+        ],
+        drop=sorted(unclaimed - set(wanted), key=str),
+        last_error=next((text for each in entries if (text := error_of(each))), None),
+        looked=not entries,
+    )
+    return change, decision
+
+
+def _lost(snapshot: Snapshot, state: SagaState) -> list[Entry]:
+    """Open attempts without a row: the database was restored or failed over; nobody will answer."""
+    rows = {(each.id.step, each.id.direction, each.id.number) for each in snapshot.attempts}
+    lost: list[Entry] = []
+    for name, step in state.steps.items():
+        for direction in (Direction.FORWARD, Direction.COMPENSATE):
+            number = step.track(direction).open_attempt
+            if number is not None and (name, direction.value, number) not in rows:
+                lost.append(
+                    StepUnknown(
+                        step=name, direction=direction, attempt=number, reason=UnknownReason.LOST
+                    )
+                )
+    return lost

@@ -1,0 +1,190 @@
+"""The one place that turns every way an attempt can end into one value.
+
+After it only matching on the entry is needed; nothing else in the engine looks at exceptions of
+steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.context import Effect, NothingThere
+from orchestrator.definition import Step
+from orchestrator.entries import (
+    Direction,
+    Json,
+    LateOutcomeRecorded,
+    Outcome,
+    StepFailed,
+    StepReleased,
+    StepSucceeded,
+    StepUnknown,
+    StepWaiting,
+    UnknownReason,
+)
+from orchestrator.errors import (
+    OutcomeUnknown,
+    PayloadError,
+    Retriable,
+    StepError,
+    Terminal,
+    Wait,
+)
+from orchestrator.payloads import MAX_BYTES, canonical, to_json
+
+MAX_MESSAGE = 500
+
+_WORDS: dict[type[Outcome], str] = {
+    StepSucceeded: "succeeded",
+    StepFailed: "failed",
+    StepUnknown: "unknown",
+    StepWaiting: "waiting",
+}
+
+
+def succeeded(step: Step, direction: str, attempt: int, returned: Any) -> StepSucceeded:
+    """Return the entry for what a step's function returned.
+
+    Raises:
+        PayloadError: the result is not JSON or larger than 64 kB. The caller treats it like any
+            exception out of the step: the effect may be there.
+    """
+    undoing = direction == Direction.COMPENSATE
+    effect = returned if isinstance(returned, Effect) else Effect(value=returned)
+    if isinstance(returned, NothingThere):
+        effect = Effect()
+    result = to_json(effect.value)
+    if len(canonical(result)) > MAX_BYTES:
+        raise PayloadError(f"the result of {step.name} is larger than {MAX_BYTES:,} bytes")
+    return StepSucceeded(
+        step=step.name,
+        direction=direction,
+        attempt=attempt,
+        result=result,
+        reference=effect.reference,
+        movements=[asdict(each) for each in effect.movements] or None,
+        undone=not isinstance(returned, NothingThere) if undoing else None,
+    )
+
+
+def raised(step: Step, direction: str, attempt: int, error: BaseException) -> Outcome:
+    """Return the entry for an exception out of a step's function."""
+    match error:
+        case Wait() if direction == Direction.FORWARD:
+            return StepWaiting(
+                step=step.name,
+                direction=direction,
+                attempt=attempt,
+                signal=error.signal,
+                until=error.until.isoformat(),
+            )
+        case OutcomeUnknown() if not (step.transactional or step.read_only):
+            return _unknown(step, direction, attempt, error)
+        case _ if isinstance(error, step.terminal_errors):
+            return StepFailed(
+                step=step.name,
+                direction=direction,
+                attempt=attempt,
+                terminal=True,
+                decisive=isinstance(error, Terminal) and error.decisive,
+                error=described(error),
+            )
+        case _ if isinstance(error, step.retriable_errors):
+            return _retriable(step, direction, attempt, error)
+        case _ if step.transactional or step.read_only:
+            return _retriable(step, direction, attempt, error)
+        case _:
+            return _unknown(step, direction, attempt, error)
+
+
+def given_up(step: Step, direction: str, attempt: int, reason: UnknownReason) -> Outcome:
+    """Return the entry for an attempt whose worker is gone or out of time.
+
+    A step that leaves no trace outside, or whose writes died with its transaction, had no effect.
+    """
+    if not (step.transactional or step.read_only):
+        return StepUnknown(step=step.name, direction=direction, attempt=attempt, reason=reason)
+    return StepFailed(
+        step=step.name,
+        direction=direction,
+        attempt=attempt,
+        terminal=False,
+        error={"type": reason.value, "message": f"attempt ended without an answer: {reason}"},
+        spends_budget=False,
+        crashed=reason is not UnknownReason.DRAINED,
+    )
+
+
+def released(step: Step, direction: str, attempt: int) -> StepReleased:
+    """Return the entry for a claimed attempt that is handed back before it began."""
+    return StepReleased(step=step.name, direction=direction, attempt=attempt)
+
+
+def late(outcome: Outcome) -> LateOutcomeRecorded | None:
+    """Return the entry for an outcome that came after its attempt was taken away.
+
+    None for a hand-back: nothing was done, so there is nothing to keep.
+    """
+    if isinstance(outcome, StepReleased):
+        return None
+    result = outcome.result if isinstance(outcome, StepSucceeded) else None
+    reference = outcome.reference if isinstance(outcome, StepSucceeded) else None
+    return LateOutcomeRecorded(
+        step=outcome.step,
+        direction=outcome.direction,
+        attempt=outcome.attempt,
+        outcome=_WORDS[type(outcome)],
+        result=result,
+        reference=reference,
+        error=outcome.error if isinstance(outcome, StepFailed | StepUnknown) else None,
+    )
+
+
+def described(error: BaseException) -> dict[str, Json]:
+    """Return an error as the log keeps it: type, message, and a step error's code and details."""
+    record: dict[str, Json] = {
+        "type": type(error).__name__,
+        "message": printable(str(error))[:MAX_MESSAGE],
+    }
+    if isinstance(error, StepError):
+        if error.code is not None:
+            record["code"] = error.code
+        if error.details:
+            record["details"] = _safe_details(error.details)
+    return record
+
+
+def printable(text: str) -> str:
+    """Return text that Postgres can store: no NUL, no half surrogates."""
+    return text.replace("\x00", "\\x00").encode(errors="replace").decode()
+
+
+def _safe_details(details: Any) -> Json:
+    try:
+        return to_json(details)
+    except PayloadError as error:
+        return {"unreadable": str(error)}
+
+
+def _retriable(step: Step, direction: str, attempt: int, error: BaseException) -> StepFailed:
+    known = error if isinstance(error, Retriable) else Retriable()
+    return StepFailed(
+        step=step.name,
+        direction=direction,
+        attempt=attempt,
+        terminal=False,
+        error=described(error),
+        retry_after_seconds=known.retry_after.total_seconds() if known.retry_after else None,
+        spends_budget=known.spends_budget,
+    )
+
+
+def _unknown(step: Step, direction: str, attempt: int, error: BaseException) -> StepUnknown:
+    return StepUnknown(
+        step=step.name,
+        direction=direction,
+        attempt=attempt,
+        reason=UnknownReason.RAISED,
+        error=described(error),
+    )

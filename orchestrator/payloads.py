@@ -1,0 +1,152 @@
+"""What may enter a log: JSON of bounded size and depth, and its fingerprint.
+
+Refused here, before anything is written, are all values that one side would store and the other
+could not read back: NaN, infinities, NUL characters, lone surrogates, endless nesting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.definition import SagaDefinition
+from orchestrator.entries import Json
+from orchestrator.errors import InvalidKeyError, PayloadError
+
+MAX_BYTES = 64 * 1024
+MAX_DEPTH = 32
+MAX_KEY_LENGTH = 200
+
+
+def validated(definition: SagaDefinition[Any], payload: BaseModel | Mapping[str, Any]) -> Json:
+    """Return the payload as the JSON that the log will hold, checked against the definition.
+
+    Raises:
+        PayloadError: not of the declared shape, too large (64 kB), nested deeper than 32, or not
+            representable in JSON. The message names the field and never repeats a value.
+    """
+    given = as_given(payload)
+    _check_size(given)
+    try:
+        model = definition.payload.model_validate(given)
+    except ValidationError as error:
+        raise PayloadError(_explain(definition, error)) from None
+    whole = to_json(model)
+    _check_size(whole)
+    return whole
+
+
+def fingerprint(payload: BaseModel | Mapping[str, Any]) -> str:
+    """Return the hash of the canonical payload as given, before defaults: 64 hex digits."""
+    return hashlib.sha256(canonical(as_given(payload))).hexdigest()
+
+
+def as_given(payload: BaseModel | Mapping[str, Any]) -> Json:
+    """Return the payload as JSON with only the fields the caller set."""
+    if isinstance(payload, BaseModel):
+        return to_json(payload.model_dump(exclude_unset=True))
+    if not isinstance(payload, Mapping):
+        raise PayloadError(f"payload must be a mapping or a model, not {type(payload).__name__}")
+    return to_json(payload)
+
+
+def canonical(value: Json) -> bytes:
+    """Encode JSON so that equal values give equal bytes in every process and version."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def checked_key(key: object) -> str:
+    """Return a saga key that can be stored, printed and derived from.
+
+    Raises:
+        InvalidKeyError: empty, longer than 200 characters, or with control characters.
+    """
+    if not isinstance(key, str) or not key.strip():
+        raise InvalidKeyError("a saga needs a key; use the business's own, like the order id")
+    if len(key) > MAX_KEY_LENGTH:
+        raise InvalidKeyError(f"saga key is {len(key)} characters long; at most {MAX_KEY_LENGTH}")
+    if any(not character.isprintable() for character in key):
+        raise InvalidKeyError("saga key has control or unprintable characters; remove them")
+    return key
+
+
+def to_json(value: Any, depth: int = 0) -> Json:
+    """Return `value` as plain JSON.
+
+    Raises:
+        PayloadError: a value has no faithful JSON form; the message says which kind.
+    """
+    if depth > MAX_DEPTH:
+        raise PayloadError(f"nested deeper than {MAX_DEPTH} levels; flatten it")
+    match value:
+        case None | bool():
+            return value
+        case Enum():
+            return to_json(value.value, depth)
+        case str():
+            return _text(value)
+        case int():
+            return int(value)
+        case float():
+            if not math.isfinite(value):
+                raise PayloadError("NaN and infinity are not JSON; send a number or null")
+            return value
+        case Decimal():
+            if not value.is_finite():
+                raise PayloadError("NaN and infinity are not JSON; send a number or null")
+            return format(value.normalize(), "f")
+        case BaseModel():
+            return to_json(value.model_dump(), depth)
+        case Mapping():
+            return {_name(name): to_json(each, depth + 1) for name, each in value.items()}
+        case list() | tuple():
+            return [to_json(each, depth + 1) for each in value]
+        case datetime() | date() | time():
+            return value.isoformat()
+        case UUID():
+            return str(value)
+        case _:
+            raise PayloadError(f"{type(value).__name__} has no JSON form; convert it first")
+
+
+def _text(value: str) -> str:
+    if "\x00" in value:
+        raise PayloadError("text holds a NUL character, which Postgres cannot store; remove it")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PayloadError("text holds half a surrogate pair; send valid Unicode") from None
+    return value
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise PayloadError(f"field names must be text, not {type(name).__name__}")
+    return _text(name)
+
+
+def _check_size(value: Json) -> None:
+    size = len(canonical(value))
+    if size > MAX_BYTES:
+        raise PayloadError(
+            f"payload is {size:,} bytes; at most {MAX_BYTES:,}. Store it elsewhere, send its id"
+        )
+
+
+def _explain(definition: SagaDefinition[Any], error: ValidationError) -> str:
+    problems = [
+        f"{'.'.join(map(str, each['loc'])) or 'payload'}: {each['msg']}"
+        for each in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+    shown = "; ".join(problems[:5])
+    more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+    return f"payload does not fit {definition}: {shown}{more}"

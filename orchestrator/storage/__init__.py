@@ -1,0 +1,1 @@
+"""The saga log in Postgres: the only place in the engine that speaks SQL."""

@@ -1,0 +1,142 @@
+"""Postgres as the engine uses it: single statements in autocommit, and short transactions.
+
+Every transition of a saga is one data-modifying statement, so autocommit makes it its own
+transaction in one round trip. READ COMMITTED is set, not assumed: under a stricter level the
+compare-and-set statements would fail instead of seeing what they lost to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import psycopg
+import sqlalchemy
+from psycopg import errors
+from sqlalchemy.engine import make_url
+
+from orchestrator.errors import LogUnavailableError
+from orchestrator.seam import durable
+
+Row = tuple[Any, ...]
+
+MOVED = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
+"""Somebody else changed the rows first (40001, 40P01, 55P03): read again and decide again."""
+
+SESSION = {
+    "default_transaction_isolation": "read committed",
+    "synchronous_commit": "on",
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+
+class Moved(Exception):  # noqa: N818 - a control-flow answer between storage and coordinator
+    """The statement lost a race inside Postgres and changed nothing."""
+
+
+def create_engine(url: str, *, pool_size: int = 5, application_name: str = "amends") -> Any:
+    """Return an engine whose sessions have the settings the engine relies on; opens nothing.
+
+    Accepts ``postgres://`` and ``postgresql://`` URLs too. Session settings travel as start-up
+    options; a connection pooler that refuses those needs ``ALTER ROLE ... SET`` instead.
+    """
+    parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    options = " ".join(
+        f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in SESSION.items()
+    )
+    return sqlalchemy.create_engine(
+        parsed,
+        isolation_level="READ COMMITTED",
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_recycle=1800,
+        hide_parameters=True,
+        connect_args={
+            "options": options,
+            "application_name": application_name,
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15000,
+        },
+    )
+
+
+class Database:
+    """Runs statements for the storage modules."""
+
+    def __init__(self, engine: sqlalchemy.Engine) -> None:
+        self.engine = engine
+
+    def run(
+        self, statement: str, values: Mapping[str, Any], *, writes: str | None = None
+    ) -> list[Row]:
+        """Run one statement in its own transaction and return its rows.
+
+        Args:
+            writes: name of the durable action, when the statement commits anything.
+
+        Raises:
+            Moved: lost to a concurrent transaction; nothing changed.
+            LogUnavailableError: Postgres did not answer. A write may or may not have taken effect.
+        """
+        if writes is None:
+            return self._run(statement, values)
+        return durable(writes, lambda: self._run(statement, values))
+
+    def _run(self, statement: str, values: Mapping[str, Any]) -> list[Row]:
+        try:
+            pooled = self.engine.raw_connection()
+        except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
+            raise LogUnavailableError(f"no connection to Postgres: {_brief(error)}") from error
+        try:
+            connection = cast("psycopg.Connection[Row]", pooled.driver_connection)
+            connection.autocommit = True
+            try:
+                return _fetch(connection, statement, values)
+            finally:
+                if not connection.closed:
+                    connection.autocommit = False
+        except MOVED as error:
+            raise Moved(str(error)) from error
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            pooled.invalidate()
+            raise LogUnavailableError(f"Postgres did not answer: {_brief(error)}") from error
+        finally:
+            pooled.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlalchemy.Connection]:
+        """Open a READ COMMITTED transaction; the block's owner commits it through `commit`.
+
+        Leaving the block without a commit rolls back.
+        """
+        with self.engine.connect() as connection:
+            connection.execution_options(isolation_level="READ COMMITTED")
+            yield connection
+
+
+def run_inside(
+    connection: sqlalchemy.Connection, statement: str, values: Mapping[str, Any]
+) -> Sequence[Row]:
+    """Run one statement inside a transaction that somebody else began."""
+    result = connection.exec_driver_sql(statement, dict(values))
+    return cast("Sequence[Row]", result.fetchall())
+
+
+def _fetch(
+    connection: psycopg.Connection[Row], statement: str, values: Mapping[str, Any]
+) -> list[Row]:
+    cursor = connection.execute(cast("Any", statement), values)
+    return cursor.fetchall() if cursor.description else []
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

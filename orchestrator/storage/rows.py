@@ -1,0 +1,152 @@
+"""What goes into the saga log and what comes out of it, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from orchestrator.entries import Entry, Json, Recorded
+from orchestrator.state import State
+
+LOOK_SECONDS = 600.0
+"""A running saga is looked at this often even if nothing seems to be wrong."""
+
+RING_PATIENCE_SECONDS = 15.0
+"""A message that led to no claim for this long is taken for lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptId:
+    """Names one attempt: all that a message on the broker says."""
+
+    saga_id: UUID
+    step: str
+    direction: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled:
+    """An attempt to be written down with a decision.
+
+    Args:
+        delay_seconds: from now until it is due.
+        rung: a message for it is published right after the commit.
+        token, owner, lease_seconds: set when it is claimed in the same statement.
+    """
+
+    step: str
+    direction: str
+    number: int
+    queue: str
+    delay_seconds: float = 0.0
+    timeout_seconds: float
+    alone: bool = False
+    rung: bool = False
+    token: UUID | None = None
+    owner: str | None = None
+    lease_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSaga:
+    """A saga to be started; `attempts` are its first steps."""
+
+    id: UUID
+    definition: str
+    version: int
+    definition_hash: str
+    key: str
+    fingerprint: str
+    attributes: Mapping[str, Json]
+    started: Entry
+    deadline_seconds: float | None
+    due_in_seconds: float
+    trace: Mapping[str, str] | None
+    state: State
+    attempts: Sequence[Scheduled]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaRow:
+    """The saga's row, without its history."""
+
+    id: UUID
+    definition: str
+    version: int
+    definition_hash: str
+    key: str
+    fingerprint: str
+    state: State
+    seq: int
+    looks: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """What a successful claim returns: the row, the entries asked for, and the database's time."""
+
+    saga: SagaRow
+    entries: list[Recorded]
+    now: datetime
+    timeout_seconds: float
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAttempt:
+    """A row of `attempt` as recovery sees it."""
+
+    id: AttemptId
+    queue: str
+    token: UUID | None
+    owner: str | None
+    is_expired: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A saga read at one moment: row, entries, attempts and the database's time."""
+
+    saga: SagaRow
+    entries: list[Recorded]
+    attempts: list[OpenAttempt]
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """The attempt that a write ends: it must still be held by `token`.
+
+    `only_expired`: and its lease must be over by the database's clock (a take-over).
+    """
+
+    id: AttemptId
+    token: UUID
+    only_expired: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """One compare-and-set on a saga.
+
+    Args:
+        seq: the seq it was decided at.
+        due_in_seconds: when the saga itself is due next; None leaves that alone.
+        drop: unclaimed attempts that are no longer wanted.
+        current: step, direction and attempt an operator should see.
+    """
+
+    saga_id: UUID
+    seq: int
+    entries: Sequence[Entry]
+    state: State
+    due_in_seconds: float | None = None
+    closing: Closing | None = None
+    schedule: Sequence[Scheduled] = ()
+    drop: Sequence[AttemptId] = ()
+    current: tuple[str, str, int] | None = None
+    last_error: str | None = None
+    looked: bool = False

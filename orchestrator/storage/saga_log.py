@@ -1,0 +1,337 @@
+"""The saga log: how sagas start, are claimed, move on and are read back.
+
+Protocol. The `saga` row's seq is the only lock: every statement that changes a saga raises it, in
+the same statement that appends the entries. Two kinds of write exist:
+
+    facts      (`append_outcome`) add one entry at whatever seq is next. A fact about an attempt is
+               fenced by the attempt's token, so nobody records for an attempt that was taken away.
+    decisions  (`advance`) name the seq they were taken at and change nothing when it has moved.
+
+`advance` carries the fast road too: an outcome, the decisions it leads to and the next attempt
+(already claimed, when the same worker goes on) in one statement and one commit.
+
+Lock order is saga, then attempt, except in `claim` and `append_outcome`, which find the saga through
+the attempt. A deadlock between the two is possible, harmless and counts as "moved".
+
+All times are the database's `clock_timestamp()`: `now()` stands still inside a transaction, and the
+clocks of workers are not to be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy
+
+from orchestrator.entries import Entry, Json, Outcome, Recorded, decode, encode
+from orchestrator.state import TERMINAL, State
+from orchestrator.storage import statements
+from orchestrator.storage.database import Database, Row, run_inside
+from orchestrator.storage.rows import (
+    Advance,
+    AttemptId,
+    Claimed,
+    Closing,
+    NewSaga,
+    OpenAttempt,
+    SagaRow,
+    Scheduled,
+    Snapshot,
+)
+
+
+class SagaLog:
+    """Reads and writes sagas; every write is one statement and one commit."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- starting ----------------------------------------------------------------------------------
+
+    def start(
+        self, sagas: Sequence[NewSaga], connection: sqlalchemy.Connection | None = None
+    ) -> set[UUID]:
+        """Write new sagas and return the ids of those that did not exist.
+
+        With `connection`, inside the caller's transaction; otherwise committed on return.
+        """
+        values = _start_values(sagas)
+        if connection is not None:
+            return {row[0] for row in run_inside(connection, statements.START, values)}
+        return {
+            row[0] for row in self._database.run(statements.START, values, writes="start.commit")
+        }
+
+    def holders(
+        self, definition: str, keys: Sequence[str], connection: sqlalchemy.Connection | None = None
+    ) -> dict[str, tuple[UUID, str, State]]:
+        """Return id, fingerprint and state of the sagas, pruned ones too, that hold `keys`."""
+        values = {"definition": definition, "keys": list(keys)}
+        if connection is not None:
+            rows = run_inside(connection, statements.HOLDERS, values)
+        else:
+            rows = self._database.run(statements.HOLDERS, values)
+        return {row[1]: (row[2], row[3], State(row[4])) for row in rows}
+
+    # -- one attempt -------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        attempt: AttemptId,
+        *,
+        token: UUID,
+        owner: str,
+        lease_seconds: float,
+        hashes: Sequence[str],
+    ) -> Claimed | None:
+        """Take the right to run `attempt`, log the intent, and return its saga's history.
+
+        None: it is not there, not due, held by somebody, or of a definition not in `hashes`.
+        """
+        rows = self._database.run(
+            statements.CLAIM,
+            {
+                **_attempt_values(attempt),
+                "token": token,
+                "owner": owner,
+                "lease": lease_seconds,
+                "hashes": list(hashes),
+                "after": 0,
+            },
+            writes="claim.commit",
+        )
+        if not rows:
+            return None
+        return self._claimed(attempt, rows[0])
+
+    def _claimed(self, attempt: AttemptId, row: Row) -> Claimed:
+        saga = _saga_row(row)
+        entries = _recorded(row[12])
+        if len(entries) < saga.seq - 1:
+            # The statement waited for another writer whose entries its snapshot could not see.
+            entries = self.entries(attempt.saga_id)[: saga.seq - 1]
+        return Claimed(
+            saga=saga,
+            entries=entries,
+            now=datetime.fromtimestamp(row[11], UTC),
+            timeout_seconds=row[10],
+            alone=row[9],
+        )
+
+    def holds(self, attempt: AttemptId, token: UUID) -> bool:
+        """Whether `token` holds the attempt now; how an ambiguous claim is read back."""
+        rows = self._database.run(statements.HOLDER, {**_attempt_values(attempt), "token": token})
+        return bool(rows and rows[0][0])
+
+    def advance(self, change: Advance, connection: sqlalchemy.Connection | None = None) -> bool:
+        """Apply a compare-and-set; False when the saga has moved or the token is gone."""
+        values = _advance_values(change)
+        if connection is not None:
+            return bool(run_inside(connection, statements.ADVANCE, values))
+        return bool(self._database.run(statements.ADVANCE, values, writes=_advance_name(change)))
+
+    def append_outcome(
+        self,
+        closing: Closing,
+        outcome: Outcome,
+        *,
+        last_error: str | None = None,
+        connection: sqlalchemy.Connection | None = None,
+    ) -> bool:
+        """Append how an attempt ended, wherever the log stands; False when the token is gone.
+
+        The saga becomes due at once, so that somebody decides what follows.
+        """
+        kind, data = encode(outcome)
+        values = {
+            **_closing_values(closing),
+            "saga_id": closing.id.saga_id,
+            "kind": kind,
+            "data": _dumps(data),
+            "last_error": last_error,
+        }
+        if connection is not None:
+            return bool(run_inside(connection, statements.APPEND_OUTCOME, values))
+        return bool(self._database.run(statements.APPEND_OUTCOME, values, writes="record.commit"))
+
+    def append_fact(self, saga_id: UUID, fact: Entry, states: Iterable[State]) -> bool:
+        """Append an outside fact wherever the log stands; False when not in one of `states`.
+
+        The saga becomes due at once: whoever has its definition decides what follows.
+        """
+        kind, data = encode(fact)
+        values = {
+            "saga_id": saga_id,
+            "states": [each.value for each in states],
+            "kind": kind,
+            "data": _dumps(data),
+        }
+        return bool(self._database.run(statements.APPEND_FACT, values, writes="fact.commit"))
+
+    def extend(self, held: Iterable[tuple[UUID, UUID]], lease_seconds: float) -> dict[UUID, float]:
+        """Extend the leases of (saga id, token) pairs that are older than a third of a lease.
+
+        Returns the seconds each still-held token has left; a token that is missing was taken away.
+        Never extends past an attempt's timeout: a heartbeat proves the process, not the step.
+        """
+        pairs = list(held)
+        values = {
+            "saga_ids": [saga_id for saga_id, _ in pairs],
+            "tokens": [token for _, token in pairs],
+            "lease": lease_seconds,
+        }
+        rows = self._database.run(statements.EXTEND, values)
+        return dict(rows)
+
+    # -- reading back ------------------------------------------------------------------------------
+
+    def read(self, saga_id: UUID) -> Snapshot | None:
+        """Return the saga as it stands, or None when there is none of that id."""
+        rows = self._database.run(statements.READ, {"saga_id": saga_id, "after": 0})
+        if not rows:
+            return None
+        row = rows[0]
+        return Snapshot(
+            saga=_saga_row(row),
+            now=datetime.fromtimestamp(row[9], UTC),
+            entries=_recorded(row[10]),
+            attempts=[_open_attempt(saga_id, each) for each in row[11] or ()],
+        )
+
+    def entries(self, saga_id: UUID, after: int = 0) -> list[Recorded]:
+        """Return the saga's entries with a seq above `after`, in order."""
+        rows = self._database.run(statements.ENTRIES, {"saga_id": saga_id, "after": after})
+        return _recorded(rows[0][0])
+
+
+def new_id() -> UUID:
+    """Return an id for a saga: random, so that nobody can guess another's."""
+    return uuid.uuid4()
+
+
+def _advance_name(change: Advance) -> str:
+    if change.closing is None:
+        return "decide.commit"
+    return "takeover.commit" if change.closing.only_expired else "record.commit"
+
+
+def _start_values(sagas: Sequence[NewSaga]) -> dict[str, Any]:
+    attempts = [(each.id, attempt) for each in sagas for attempt in each.attempts]
+    return {
+        "ids": [each.id for each in sagas],
+        "definitions": [each.definition for each in sagas],
+        "versions": [each.version for each in sagas],
+        "hashes": [each.definition_hash for each in sagas],
+        "keys": [each.key for each in sagas],
+        "fingerprints": [each.fingerprint for each in sagas],
+        "states": [each.state.value for each in sagas],
+        "deadlines": [each.deadline_seconds for each in sagas],
+        "due_ins": [each.due_in_seconds for each in sagas],
+        "attributes": [_dumps(dict(each.attributes)) for each in sagas],
+        "traces": [None if each.trace is None else _dumps(dict(each.trace)) for each in sagas],
+        "started": [_dumps(encode(each.started)[1]) for each in sagas],
+        "a_saga_ids": [saga_id for saga_id, _ in attempts],
+        **_scheduled_values([attempt for _, attempt in attempts]),
+    }
+
+
+def _advance_values(change: Advance) -> dict[str, Any]:
+    encoded = [encode(each) for each in change.entries]
+    step, direction, number = change.current or (None, None, None)
+    return {
+        "saga_id": change.saga_id,
+        "seq": change.seq,
+        "kinds": [kind for kind, _ in encoded],
+        "datas": [_dumps(data) for _, data in encoded],
+        "state": change.state.value,
+        "ended": change.state in TERMINAL,
+        "due_in": change.due_in_seconds,
+        "looked": change.looked,
+        "step": step,
+        "direction": direction,
+        "number": number,
+        "last_error": change.last_error,
+        "drop": [f"{each.step}/{each.direction}/{each.number}" for each in change.drop],
+        **_closing_values(change.closing),
+        **_scheduled_values(change.schedule),
+    }
+
+
+def _closing_values(closing: Closing | None) -> dict[str, Any]:
+    if closing is None:
+        return dict.fromkeys(("token", "c_step", "c_direction", "c_number")) | {
+            "only_expired": False
+        }
+    return {
+        "token": closing.token,
+        "c_step": closing.id.step,
+        "c_direction": closing.id.direction,
+        "c_number": closing.id.number,
+        "only_expired": closing.only_expired,
+    }
+
+
+def _scheduled_values(schedule: Sequence[Scheduled]) -> dict[str, Any]:
+    return {
+        "a_steps": [each.step for each in schedule],
+        "a_directions": [each.direction for each in schedule],
+        "a_numbers": [each.number for each in schedule],
+        "a_queues": [each.queue for each in schedule],
+        "a_delays": [each.delay_seconds for each in schedule],
+        "a_timeouts": [each.timeout_seconds for each in schedule],
+        "a_alones": [each.alone for each in schedule],
+        "a_rungs": [each.rung for each in schedule],
+        "a_tokens": [each.token for each in schedule],
+        "a_owners": [each.owner for each in schedule],
+        "a_leases": [each.lease_seconds for each in schedule],
+    }
+
+
+def _attempt_values(attempt: AttemptId) -> dict[str, Any]:
+    return {
+        "saga_id": attempt.saga_id,
+        "step": attempt.step,
+        "direction": attempt.direction,
+        "number": attempt.number,
+    }
+
+
+def _saga_row(row: Row) -> SagaRow:
+    return SagaRow(
+        id=row[0],
+        definition=row[1],
+        version=row[2],
+        definition_hash=row[3],
+        key=row[4],
+        fingerprint=row[5],
+        state=State(row[6]),
+        seq=row[7],
+        looks=row[8],
+    )
+
+
+def _recorded(rows: Sequence[Sequence[Any]] | None) -> list[Recorded]:
+    return [
+        Recorded(seq=seq, at=datetime.fromtimestamp(epoch, UTC), entry=decode(kind, data))
+        for seq, kind, data, epoch in rows or ()
+    ]
+
+
+def _open_attempt(saga_id: UUID, row: Sequence[Any]) -> OpenAttempt:
+    step, direction, number, queue, token, owner, is_expired = row
+    return OpenAttempt(
+        id=AttemptId(saga_id=saga_id, step=step, direction=direction, number=number),
+        queue=queue,
+        token=None if token is None else UUID(token),
+        owner=owner,
+        is_expired=is_expired,
+    )
+
+
+def _dumps(value: Json) -> str:
+    return json.dumps(value, separators=(",", ":"))

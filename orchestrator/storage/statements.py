@@ -1,0 +1,212 @@
+"""The hot statements: each is one transition of a saga, one round trip and one commit.
+
+They are constants, so that Postgres prepares them once per connection. `saga_log.py` says what each
+promises; here is how. Values are always parameters.
+"""
+
+from __future__ import annotations
+
+from orchestrator.storage.rows import RING_PATIENCE_SECONDS
+
+HOLDS_TOKEN = "t.token = %(token)s"
+"""The fence: only who holds the attempt's token may say how it ended."""
+
+_SCHEDULED = """
+    INSERT INTO amends.attempt (saga_id, step, direction, number, queue, due_at, ring_at,
+        rung_count, timeout_for, alone, token, owner, lease_until, timeout_at)
+    SELECT {saga_id}, a.step, a.direction, a.number, a.queue,
+        clock_timestamp() + make_interval(secs => a.delay),
+        clock_timestamp() + make_interval(secs => CASE WHEN a.rung THEN {patience} ELSE a.delay END),
+        a.rung::int, make_interval(secs => a.timeout), a.alone, a.token, a.owner,
+        CASE WHEN a.token IS NOT NULL
+            THEN clock_timestamp() + make_interval(secs => least(a.lease, a.timeout)) END,
+        CASE WHEN a.token IS NOT NULL
+            THEN clock_timestamp() + make_interval(secs => a.timeout) END
+"""
+
+START = f"""
+WITH started AS (
+    INSERT INTO amends.saga (id, definition, version, definition_hash, key, fingerprint, state, seq,
+        due_at, deadline_at, attributes, trace)
+    SELECT n.id, n.definition, n.version, n.hash, n.key, n.fingerprint, n.state, 1,
+        clock_timestamp() + make_interval(secs => n.due_in),
+        clock_timestamp() + make_interval(secs => n.deadline), n.attributes::jsonb, n.trace::jsonb
+    FROM unnest(%(ids)s::uuid[], %(definitions)s::text[], %(versions)s::int[], %(hashes)s::text[],
+        %(keys)s::text[], %(fingerprints)s::text[], %(states)s::text[], %(deadlines)s::float8[],
+        %(due_ins)s::float8[], %(attributes)s::text[], %(traces)s::text[])
+        AS n(id, definition, version, hash, key, fingerprint, state, deadline, due_in, attributes,
+            trace)
+    WHERE NOT EXISTS (SELECT FROM amends.tombstone o
+        WHERE o.definition = n.definition AND o.key = n.key)
+    ON CONFLICT (definition, key) DO NOTHING
+    RETURNING id
+), logged AS (
+    INSERT INTO amends.saga_log (saga_id, seq, kind, data)
+    SELECT e.id, 1, 'SagaStarted', e.data::jsonb
+    FROM unnest(%(ids)s::uuid[], %(started)s::text[]) AS e(id, data) JOIN started USING (id)
+), scheduled AS (
+    {_SCHEDULED.format(saga_id="a.saga_id", patience=RING_PATIENCE_SECONDS)}
+    FROM unnest(%(a_saga_ids)s::uuid[], %(a_steps)s::text[], %(a_directions)s::text[],
+        %(a_numbers)s::int[], %(a_queues)s::text[], %(a_delays)s::float8[], %(a_timeouts)s::float8[],
+        %(a_alones)s::bool[], %(a_rungs)s::bool[], %(a_tokens)s::uuid[], %(a_owners)s::text[],
+        %(a_leases)s::float8[])
+        AS a(saga_id, step, direction, number, queue, delay, timeout, alone, rung, token, owner,
+            lease)
+    WHERE a.saga_id IN (SELECT id FROM started)
+)
+SELECT id FROM started
+"""
+
+HOLDERS = """
+SELECT definition, key, id, fingerprint, state FROM amends.saga
+WHERE definition = %(definition)s AND key = ANY(%(keys)s::text[])
+UNION ALL
+SELECT definition, key, saga_id, fingerprint, state FROM amends.tombstone
+WHERE definition = %(definition)s AND key = ANY(%(keys)s::text[])
+"""
+
+_ROW = (
+    "{s}.id, {s}.definition, {s}.version, {s}.definition_hash, {s}.key, {s}.fingerprint, "
+    "{s}.state, {s}.seq, {s}.look_count"
+)
+
+_ENTRIES = """
+    (SELECT json_agg(json_build_array(l.seq, l.kind, l.data, extract(epoch FROM l.recorded_at))
+        ORDER BY l.seq)
+     FROM amends.saga_log l WHERE l.saga_id = %(saga_id)s AND l.seq > %(after)s)
+"""
+
+CLAIM = f"""
+WITH claimed AS (
+    UPDATE amends.attempt t SET token = %(token)s, owner = %(owner)s,
+        lease_until = clock_timestamp() + least(make_interval(secs => %(lease)s), t.timeout_for),
+        timeout_at = clock_timestamp() + t.timeout_for
+    FROM amends.saga s
+    WHERE t.saga_id = %(saga_id)s AND t.step = %(step)s AND t.direction = %(direction)s
+        AND t.number = %(number)s AND t.token IS NULL AND t.due_at <= clock_timestamp()
+        AND s.id = t.saga_id AND s.definition_hash = ANY(%(hashes)s::text[])
+    RETURNING t.saga_id, t.timeout_for, t.alone
+), moved AS (
+    UPDATE amends.saga s SET seq = s.seq + 1, step = %(step)s, direction = %(direction)s,
+        attempt = %(number)s, updated_at = clock_timestamp(),
+        state = CASE s.state WHEN 'waiting' THEN 'running' ELSE s.state END
+    FROM claimed WHERE s.id = claimed.saga_id
+    RETURNING {_ROW.format(s="s")}
+), logged AS (
+    INSERT INTO amends.saga_log (saga_id, seq, kind, data)
+    SELECT id, seq, 'StepStarted', jsonb_build_object('step', %(step)s::text,
+        'direction', %(direction)s::text, 'attempt', %(number)s::int, 'owner', %(owner)s::text)
+    FROM moved
+)
+SELECT moved.*, claimed.alone, extract(epoch FROM claimed.timeout_for)::float8,
+    extract(epoch FROM clock_timestamp())::float8, {_ENTRIES}
+FROM moved, claimed
+"""
+
+ADVANCE = f"""
+WITH moved AS (
+    UPDATE amends.saga SET
+        seq = %(seq)s + cardinality(%(kinds)s::text[]),
+        state = %(state)s,
+        due_at = CASE WHEN %(ended)s THEN NULL
+            WHEN %(due_in)s::float8 IS NULL THEN coalesce(due_at, clock_timestamp())
+            ELSE clock_timestamp() + make_interval(secs => %(due_in)s) END,
+        step = coalesce(%(step)s, step), direction = coalesce(%(direction)s, direction),
+        attempt = coalesce(%(number)s, attempt), last_error = coalesce(%(last_error)s, last_error),
+        look_count = CASE WHEN %(looked)s THEN look_count + 1 ELSE 0 END,
+        updated_at = clock_timestamp(),
+        ended_at = CASE WHEN %(ended)s THEN clock_timestamp() END
+    WHERE id = %(saga_id)s AND seq = %(seq)s
+        AND (%(token)s::uuid IS NULL OR EXISTS (
+            SELECT FROM amends.attempt t
+            WHERE t.saga_id = %(saga_id)s AND t.step = %(c_step)s AND t.direction = %(c_direction)s
+                AND t.number = %(c_number)s AND {HOLDS_TOKEN}
+                AND (NOT %(only_expired)s OR t.lease_until < clock_timestamp())))
+    RETURNING id
+), closed AS (
+    DELETE FROM amends.attempt t USING moved
+    WHERE t.saga_id = moved.id AND (
+        (t.step = %(c_step)s AND t.direction = %(c_direction)s AND t.number = %(c_number)s
+            AND {HOLDS_TOKEN})
+        OR (t.token IS NULL AND t.step || '/' || t.direction || '/' || t.number
+            = ANY(%(drop)s::text[])))
+), logged AS (
+    INSERT INTO amends.saga_log (saga_id, seq, kind, data)
+    SELECT moved.id, %(seq)s + e.n, e.kind, e.data::jsonb
+    FROM moved, unnest(%(kinds)s::text[], %(datas)s::text[]) WITH ORDINALITY AS e(kind, data, n)
+), scheduled AS (
+    {_SCHEDULED.format(saga_id="moved.id", patience=RING_PATIENCE_SECONDS)}
+    FROM moved, unnest(%(a_steps)s::text[], %(a_directions)s::text[], %(a_numbers)s::int[],
+        %(a_queues)s::text[], %(a_delays)s::float8[], %(a_timeouts)s::float8[], %(a_alones)s::bool[],
+        %(a_rungs)s::bool[], %(a_tokens)s::uuid[], %(a_owners)s::text[], %(a_leases)s::float8[])
+        AS a(step, direction, number, queue, delay, timeout, alone, rung, token, owner, lease)
+)
+SELECT id FROM moved
+"""
+
+APPEND_OUTCOME = f"""
+WITH closed AS (
+    DELETE FROM amends.attempt t
+    WHERE t.saga_id = %(saga_id)s AND t.step = %(c_step)s AND t.direction = %(c_direction)s
+        AND t.number = %(c_number)s AND {HOLDS_TOKEN}
+    RETURNING t.saga_id
+), moved AS (
+    UPDATE amends.saga s SET seq = s.seq + 1, due_at = clock_timestamp(),
+        updated_at = clock_timestamp(), last_error = coalesce(%(last_error)s, s.last_error)
+    FROM closed WHERE s.id = closed.saga_id
+    RETURNING s.id, s.seq
+), logged AS (
+    INSERT INTO amends.saga_log (saga_id, seq, kind, data)
+    SELECT id, seq, %(kind)s, %(data)s::jsonb FROM moved
+)
+SELECT seq FROM moved
+"""
+
+APPEND_FACT = """
+WITH moved AS (
+    UPDATE amends.saga s SET seq = s.seq + 1, due_at = clock_timestamp(),
+        updated_at = clock_timestamp()
+    WHERE s.id = %(saga_id)s AND s.state = ANY(%(states)s::text[])
+    RETURNING s.id, s.seq
+), logged AS (
+    INSERT INTO amends.saga_log (saga_id, seq, kind, data)
+    SELECT id, seq, %(kind)s, %(data)s::jsonb FROM moved
+)
+SELECT seq FROM moved
+"""
+
+READ = f"""
+SELECT {_ROW.format(s="s")}, extract(epoch FROM clock_timestamp())::float8, {_ENTRIES},
+    (SELECT json_agg(json_build_array(t.step, t.direction, t.number, t.queue, t.token, t.owner,
+        coalesce(t.lease_until < clock_timestamp(), false)) ORDER BY t.step, t.direction, t.number)
+     FROM amends.attempt t WHERE t.saga_id = %(saga_id)s)
+FROM amends.saga s WHERE s.id = %(saga_id)s
+"""
+
+ENTRIES = f"SELECT {_ENTRIES}"
+
+HOLDER = """
+SELECT t.token = %(token)s FROM amends.attempt t
+WHERE t.saga_id = %(saga_id)s AND t.step = %(step)s AND t.direction = %(direction)s
+    AND t.number = %(number)s
+"""
+
+EXTEND = """
+WITH old AS (
+    SELECT t.saga_id, t.step, t.direction, t.number FROM amends.attempt t
+    WHERE t.saga_id = ANY(%(saga_ids)s::uuid[]) AND t.token = ANY(%(tokens)s::uuid[])
+        AND t.lease_until < least(t.timeout_at,
+            clock_timestamp() + make_interval(secs => %(lease)s::float8 * 2 / 3))
+    FOR UPDATE SKIP LOCKED
+), extended AS (
+    UPDATE amends.attempt t
+    SET lease_until = least(clock_timestamp() + make_interval(secs => %(lease)s), t.timeout_at)
+    FROM old
+    WHERE (t.saga_id, t.step, t.direction, t.number)
+        = (old.saga_id, old.step, old.direction, old.number)
+    RETURNING t.token, t.lease_until
+)
+SELECT t.token, extract(epoch FROM coalesce(e.lease_until, t.lease_until) - clock_timestamp())::float8
+FROM amends.attempt t LEFT JOIN extended e ON e.token = t.token
+WHERE t.saga_id = ANY(%(saga_ids)s::uuid[]) AND t.token = ANY(%(tokens)s::uuid[])
+"""

@@ -1,0 +1,159 @@
+"""The declared schema. Migrations must lead to exactly this; a test compares the two.
+
+Three hot tables. `saga` is one narrow row per saga, `saga_log` the append-only facts, `attempt` one
+row per scheduled or running attempt. There are no foreign keys between them: every write of the
+three is one statement of `saga_log.py`, and the checks would cost a third of its time.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    Interval,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+SCHEMA = "amends"
+CLOCK = text("clock_timestamp()")
+
+metadata = MetaData(schema=SCHEMA)
+
+
+def _instant(name: str, **options: object) -> Column[object]:
+    return Column(name, DateTime(timezone=True), **options)  # type: ignore[arg-type]
+
+
+saga = Table(
+    "saga",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("definition", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("definition_hash", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("seq", Integer, nullable=False),
+    _instant("due_at"),
+    _instant("deadline_at"),
+    Column("look_count", Integer, nullable=False, server_default=text("0")),
+    Column("attributes", JSONB, nullable=False),
+    Column("trace", JSONB),
+    Column("step", Text),
+    Column("direction", Text),
+    Column("attempt", Integer),
+    Column("last_error", Text),
+    _instant("created_at", nullable=False, server_default=CLOCK),
+    _instant("updated_at", nullable=False, server_default=CLOCK),
+    _instant("ended_at"),
+    UniqueConstraint("key", "definition", name="saga_definition_key"),
+    CheckConstraint(
+        "state IN ('running', 'waiting', 'compensating', 'failed_compensation', 'stuck', "
+        "'completed', 'compensated', 'resolved')",
+        name="saga_state_known",
+    ),
+    CheckConstraint(
+        "(due_at IS NULL) = (state IN ('completed', 'compensated', 'resolved'))",
+        name="saga_due_unless_terminal",
+    ),
+    CheckConstraint("seq > 0", name="saga_seq_positive"),
+    Index("saga_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("saga_created", "created_at", "id"),
+    Index(
+        "saga_parked",
+        "updated_at",
+        postgresql_where=text("state = 'failed_compensation' OR state = 'stuck'"),
+    ),
+    Index(
+        "saga_attributes",
+        "attributes",
+        postgresql_using="gin",
+        postgresql_ops={"attributes": "jsonb_path_ops"},
+    ),
+)
+
+saga_log = Table(
+    "saga_log",
+    metadata,
+    Column("saga_id", Uuid, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("data", JSONB, nullable=False),
+    _instant("recorded_at", nullable=False, server_default=CLOCK),
+    CheckConstraint("seq > 0", name="saga_log_seq_positive"),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("saga_id", Uuid, primary_key=True),
+    Column("step", Text, primary_key=True),
+    Column("direction", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("queue", Text, nullable=False),
+    _instant("due_at", nullable=False),
+    _instant("ring_at", nullable=False),
+    Column("rung_count", Integer, nullable=False, server_default=text("0")),
+    Column("timeout_for", Interval, nullable=False),
+    Column("alone", Boolean, nullable=False, server_default=text("false")),
+    Column("token", Uuid),
+    Column("owner", Text),
+    _instant("lease_until"),
+    _instant("timeout_at"),
+    CheckConstraint("number > 0", name="attempt_number_positive"),
+    CheckConstraint(
+        "(token IS NULL) = (lease_until IS NULL) AND (token IS NULL) = (timeout_at IS NULL)",
+        name="attempt_claimed_whole",
+    ),
+    Index("attempt_look", text("COALESCE(lease_until, ring_at)")),
+)
+
+signal = Table(
+    "signal",
+    metadata,
+    Column("definition", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("dedup_id", Text, primary_key=True),
+    Column("arrival", BigInteger, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    _instant("received_at", nullable=False, server_default=CLOCK),
+    _instant("delivered_at"),
+)
+
+tombstone = Table(
+    "tombstone",
+    metadata,
+    Column("definition", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("saga_id", Uuid, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("references", ARRAY(Text), nullable=False),
+    _instant("ended_at", nullable=False),
+    _instant("pruned_at", nullable=False, server_default=CLOCK),
+)
+
+process = Table(
+    "process",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("definition_hashes", ARRAY(Text), nullable=False),
+    Column("amends_version", Text, nullable=False),
+    _instant("started_at", nullable=False, server_default=CLOCK),
+    _instant("seen_at", nullable=False, server_default=CLOCK),
+)
