@@ -1,0 +1,79 @@
+"""The checkout: goods are put aside, the order is screened, money is taken, the parcel leaves.
+
+Once the parcel has left nothing is taken back. Before that, every step that may have run is undone
+in reverse: a capture by a refund, a hold that was never captured by a void, reserved units by their
+release. A verdict stays, because it stays true.
+
+A free order (amount 0) has nothing to hold or to take, and gateways refuse a charge of nothing: it
+skips both payment steps and goes from its screening straight to its parcel.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from orchestrator.definition import Retry, SagaDefinition, step
+from steps.fraud import screen_fraud
+from steps.inventory import release_inventory, reserve_inventory
+from steps.payload import CheckoutPayload
+from steps.payment import authorize_payment, capture_payment, refund_payment, void_payment
+from steps.shipment import create_shipment
+
+__all__ = ["CheckoutPayload", "checkout"]
+
+
+def _costs_money(order: CheckoutPayload) -> bool:
+    return not order.is_free
+
+
+LOCAL = timedelta(seconds=10)
+"""Longest attempt of a step that asks only our own database."""
+
+OUTSIDE = timedelta(seconds=20)
+"""Longest attempt of a step that calls out: two calls of at most 5 s, and room around them."""
+
+PATIENCE = Retry(max_attempts=6, base=timedelta(milliseconds=200), cap=timedelta(seconds=10))
+
+checkout = SagaDefinition(
+    name="checkout",
+    version=1,
+    payload=CheckoutPayload,
+    attributes=["order_id", "customer_id"],
+    deadline=timedelta(minutes=30),
+    steps=[
+        step(
+            "reserve_inventory",
+            reserve_inventory,
+            compensation=release_inventory,
+            transactional=True,
+            timeout=LOCAL,
+            retry=PATIENCE,
+        ),
+        step(
+            "screen_fraud",
+            screen_fraud,
+            no_compensation="none, because a verdict stays true",
+            read_only=True,
+            timeout=LOCAL,
+            retry=PATIENCE,
+        ),
+        step(
+            "authorize_payment",
+            authorize_payment,
+            compensation=void_payment,
+            undone_by="capture_payment",
+            when=_costs_money,
+            timeout=OUTSIDE,
+            retry=PATIENCE,
+        ),
+        step(
+            "capture_payment",
+            capture_payment,
+            compensation=refund_payment,
+            when=_costs_money,
+            timeout=OUTSIDE,
+            retry=PATIENCE,
+        ),
+        step("create_shipment", create_shipment, pivot=True, timeout=OUTSIDE, retry=PATIENCE),
+    ],
+)

@@ -1,0 +1,265 @@
+"""Holds the money, takes it, and on the way back gives it back or lets it go.
+
+What an undo answers, by what stands at the gateway:
+
+    void meets        no payment, a declined one       nothing there
+                      a hold, an open challenge        voided
+                      voided, expired, refunded        already done: nothing is held or kept
+                      captured, not refunded           Terminal: only a refund gives it back
+    refund meets      never captured                   nothing there
+                      captured                         refunded, whole
+                      refunded, whole                  already done
+                      refunded in part by others       Terminal: a person must look
+
+"Nothing there" is said only while no effect is known; a known effect that is gone is "done".
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from orchestrator.context import Effect, Movement, NothingThere, StepContext
+from orchestrator.errors import Terminal
+from orchestrator.keys import forward_key
+from steps.gateways.errors import (
+    AuthenticationRequiredError,
+    InvalidRequestError,
+    PaymentStateError,
+)
+from steps.gateways.payment import (
+    CaptureRequest,
+    ChargeRequest,
+    ChargeResult,
+    ChargeStatus,
+    PaymentGateway,
+    RefundRequest,
+    RefundResult,
+    RefundStatus,
+)
+from steps.money import Money
+from steps.payload import CheckoutPayload
+from steps.second_look import call_or_find
+
+Context = StepContext[CheckoutPayload]
+
+CALL: Final = timedelta(seconds=5)
+
+
+def authorize_payment(ctx: Context) -> Effect:
+    """Hold the price of the order; the reference is the payment's at the gateway.
+
+    Raises:
+        CardDeclinedError: final; the issuer said no.
+        Terminal: ``authentication_required``: the payer would have to pass a challenge, and this
+            version does not wait for it. The void that follows calls the challenge off.
+    """
+    try:
+        held = call_or_find(lambda: _authorize(ctx), lambda: _held_under_our_key(ctx))
+    except AuthenticationRequiredError as error:
+        raise Terminal(
+            "the payer must authenticate, and this checkout does not wait for it",
+            code="authentication_required",
+            details={"reference": error.reference},
+            decisive=True,
+        ) from error
+    return Effect(
+        value={"reference": held.reference},
+        reference=held.reference,
+        movements=[_movement("authorize", held.amount, held.reference)],
+    )
+
+
+def capture_payment(ctx: Context) -> Effect:
+    """Take what is held.
+
+    Raises:
+        PaymentStateError: final; the hold is gone, or something else was taken from it.
+    """
+    reference = _authorized_reference(ctx)
+    taken = call_or_find(lambda: _capture(ctx, reference), lambda: _captured_whole(ctx, reference))
+    return Effect(
+        value={"reference": taken.reference},
+        reference=taken.reference,
+        movements=[_movement("capture", taken.captured, taken.reference)],
+    )
+
+
+def void_payment(ctx: Context) -> Effect | NothingThere:
+    """Let go of the hold, known or found under the key that may have made it.
+
+    Raises:
+        Terminal: ``captured``: the money was taken, so letting go is no longer possible and saying
+            so would be a lie. Where our own capture took it, its refund has spared us this.
+    """
+    if ctx.effect is not None and ctx.effect.reference is not None:
+        return _voided(ctx, ctx.effect.reference)
+    payment = _found_under_our_key(ctx)
+    if payment is None or payment.status is ChargeStatus.DECLINED:
+        return NothingThere()
+    return _voided(ctx, payment.reference, was_held=payment.status is ChargeStatus.AUTHORIZED)
+
+
+def refund_payment(ctx: Context) -> Effect | NothingThere:
+    """Give back all that was taken; an accepted refund may be pending still, and says so.
+
+    Raises:
+        PaymentStateError: final; less is left than was taken, so others gave some back.
+        Terminal: ``refund_failed``: the refund was accepted once and came back.
+    """
+    if ctx.effect is not None and ctx.effect.reference is not None:
+        return _refunded(ctx, ctx.effect.reference, ctx.payload.price)
+    payment = _authorized_payment(ctx)
+    if payment is None or payment.captured == payment.refunded:
+        return NothingThere()
+    return _refunded(ctx, payment.reference, payment.captured)
+
+
+# The four calls. Each asks for its send-by right before it sends.
+
+
+def _authorize(ctx: Context) -> ChargeResult:
+    order = ctx.payload
+    if order.payment_method is None:
+        raise InvalidRequestError("nothing to charge the order to", code="no_payment_method")
+    request = ChargeRequest(
+        amount=order.price, token=order.payment_method, order_reference=order.order_id
+    )
+    return _gateway(ctx).authorize(
+        request, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
+    )
+
+
+def _capture(ctx: Context, reference: str) -> ChargeResult:
+    request = CaptureRequest(reference=reference, amount=ctx.payload.price)
+    return _gateway(ctx).capture(
+        request, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
+    )
+
+
+def _voided(ctx: Context, reference: str, *, was_held: bool = True) -> Effect | NothingThere:
+    try:
+        payment = call_or_find(
+            lambda: _gateway(ctx).void(
+                reference, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
+            ),
+            lambda: _let_go(_find(ctx, reference=reference)),
+        )
+    except PaymentStateError as error:
+        return _gone_before(ctx, error)
+    # An expired hold was released by its age: the gateway reports no void of it.
+    voided = was_held and payment.status is ChargeStatus.VOIDED
+    return Effect(
+        value={"status": payment.status},
+        reference=payment.reference,
+        movements=[_movement("void", payment.amount, payment.reference)] if voided else (),
+    )
+
+
+def _refunded(ctx: Context, reference: str, amount: Money) -> Effect:
+    request = RefundRequest(reference=reference, amount=amount)
+    try:
+        refund = call_or_find(
+            lambda: _gateway(ctx).refund(
+                request, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
+            ),
+            lambda: _refund_of(_find(ctx, reference=reference), ctx.idempotency_key),
+        )
+    except PaymentStateError as error:
+        if error.existing is None or error.existing.status is not ChargeStatus.REFUNDED:
+            raise
+        return Effect(value={"status": error.existing.status}, reference=reference)  # by others
+    if refund.status is RefundStatus.FAILED:
+        raise Terminal(
+            "the refund was accepted and failed later; the money is with us still",
+            code="refund_failed",
+            details={"reference": refund.reference, "amount_minor": refund.amount.minor},
+        )
+    return Effect(
+        value={"reference": refund.reference, "status": refund.status},
+        reference=refund.reference,
+        movements=[_movement("refund", refund.amount, refund.reference)],
+    )
+
+
+def _gone_before(ctx: Context, error: PaymentStateError) -> Effect | NothingThere:
+    """What a refused void means: nothing is held any more, or the money was taken."""
+    existing = error.existing
+    if existing is None:
+        raise error
+    if existing.captured != existing.refunded:
+        raise Terminal(
+            "the hold was captured; only a refund gives the money back",
+            code="captured",
+            details={
+                "reference": existing.reference,
+                "at_risk_minor": (existing.captured - existing.refunded).minor,
+                "currency": existing.amount.currency,
+            },
+        ) from error
+    if ctx.effect is None:
+        return NothingThere()
+    return Effect(value={"status": existing.status}, reference=existing.reference)
+
+
+# Questions.
+
+
+def _held_under_our_key(ctx: Context) -> ChargeResult | None:
+    payment = _found_under_our_key(ctx)
+    if payment is None or payment.amount != ctx.payload.price:
+        return None
+    return payment if payment.status.holds_money else None
+
+
+def _found_under_our_key(ctx: Context) -> ChargeResult | None:
+    """The payment that the step's own key opened, whichever direction asks."""
+    return _find(ctx, key=forward_key(ctx.definition, ctx.saga_key, ctx.step))
+
+
+def _captured_whole(ctx: Context, reference: str) -> ChargeResult | None:
+    payment = _find(ctx, reference=reference)
+    return payment if payment and payment.captured == ctx.payload.price else None
+
+
+def _authorized_payment(ctx: Context) -> ChargeResult | None:
+    if "authorize_payment" not in ctx.results:
+        return None
+    return _find(ctx, reference=_authorized_reference(ctx))
+
+
+def _let_go(payment: ChargeResult | None) -> ChargeResult | None:
+    gone = {ChargeStatus.VOIDED, ChargeStatus.EXPIRED}
+    return payment if payment and payment.status in gone else None
+
+
+def _refund_of(payment: ChargeResult | None, key: str) -> RefundResult | None:
+    return next((each for each in payment.refunds if each.key == key), None) if payment else None
+
+
+def _find(
+    ctx: Context, *, reference: str | None = None, key: str | None = None
+) -> ChargeResult | None:
+    found = _gateway(ctx).find(reference=reference, key=key, timeout_seconds=ctx.call_timeout(CALL))
+    if len(found) > 1:  # the gateway forgot the key between two attempts: one charge too many
+        raise Terminal(
+            "one key opened several payments; a person must say which one is the order's",
+            code="several_payments",
+            details={"references": [each.reference for each in found]},
+        )
+    return found[0] if found else None
+
+
+def _authorized_reference(ctx: Context) -> str:
+    reference: str = ctx.results["authorize_payment"]["reference"]
+    return reference
+
+
+def _gateway(ctx: Context) -> PaymentGateway:
+    return ctx.resource(PaymentGateway)  # type: ignore[type-abstract]
+
+
+def _movement(kind: str, amount: Money, reference: str) -> Movement:
+    return Movement(
+        kind=kind, amount_minor=amount.minor, currency=amount.currency, reference=reference
+    )
