@@ -1,5 +1,6 @@
 # Every target makes its own .venv from a hash-pinned lock and is quick when nothing changed.
 # Another interpreter: make demo PYTHON=python3.12      More for pytest: make test PYTEST_ARGS="-k refund"
+# One test at a time, for a debugger: make test PYTEST_ARGS="-n0 --pdb"
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -9,6 +10,8 @@ CHAOS_ARGS ?=
 export PYTHON
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# Tests wait more than they compute. Each process has its own Postgres and Valkey, so not one per core of a large machine.
+PARALLEL := -n logical --maxprocesses=4 --dist worksteal
 INSTALL := @sh requirements/install.sh
 LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
@@ -25,7 +28,7 @@ demo: ## Start real servers, run checkouts, kill workers, watch the books balanc
 
 test: ## Run every test but the chaos ones, on real servers
 	$(INSTALL) dev
-	@$(PYTEST) --ignore=tests/chaos $(PYTEST_ARGS)
+	@$(PYTEST) --ignore=tests/chaos $(PARALLEL) $(PYTEST_ARGS)
 
 check: ## Format, lint, types, import contracts and the fast tests
 	$(INSTALL) dev
