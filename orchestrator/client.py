@@ -26,17 +26,18 @@ from orchestrator.errors import (
     AmendsError,
     ConcurrentStartError,
     IdempotencyConflictError,
+    LogUnavailableError,
     PayloadError,
     SagaNotFoundError,
     StateConflictError,
     WaitTimeoutError,
 )
 from orchestrator.instrumentation import emit
-from orchestrator.payloads import checked_key, fingerprint, validated
+from orchestrator.payloads import checked_key, fingerprint, read_back, to_json, validated
 from orchestrator.planning import scheduled
 from orchestrator.state import SagaState, State
 from orchestrator.state_machine import decide
-from orchestrator.storage.database import Database, Moved
+from orchestrator.storage.database import MOVED, Database, Moved
 from orchestrator.storage.reads import Reads, SagaSummary
 from orchestrator.storage.rows import LOOK_SECONDS, NewSaga
 from orchestrator.storage.saga_log import SagaLog, new_id
@@ -45,6 +46,9 @@ Payload = BaseModel | Mapping[str, Any]
 Transaction = Session | sqlalchemy.Connection
 
 BATCH = 500
+START_TRIES = 6
+"""Two bulk starts of the same keys may lose to each other; more often than this is overload."""
+
 _RINGS = "amends.rings"
 
 
@@ -121,7 +125,7 @@ class SagaClient:
         saga = self._new_saga(self._named(definition), payload, key, trace, session)
         if session is None:
             created = self._commit([saga])
-            self._ring([saga])
+            self._ring([saga] if created else [])
         else:
             created = self._start_inside(saga, session)
         if saga.id in created:
@@ -154,7 +158,10 @@ class SagaClient:
             except AmendsError as error:
                 prepared.append(NotStarted(key=str(key), error=error))
         sagas = [each for each in prepared if isinstance(each, NewSaga)]
-        created = self._commit(sagas) if sagas else set[UUID]()
+        first: dict[str, NewSaga] = {}
+        for each in sagas:
+            first.setdefault(each.key, each)
+        created = self._commit(list(first.values())) if sagas else set[UUID]()
         fresh = [each for each in sagas if each.id in created]
         self._ring(fresh)
         for each in fresh:
@@ -180,14 +187,14 @@ class SagaClient:
         session: Transaction | None,
     ) -> NewSaga:
         whole = validated(definition, payload)
-        model = definition.payload.model_validate(whole)
+        model = read_back(definition, whole)
         saga_id = new_id()
         deadline = None if definition.deadline is None else definition.deadline.total_seconds()
         started = SagaStarted(
             payload=whole,
             skipped=[each.name for each in definition.steps if each.when and not each.when(model)],
             deadline_seconds=deadline,
-            trace=None if trace is None else dict(trace),
+            trace=None if trace is None else to_json(trace),
         )
         moment = datetime.now(UTC)  # any moment serves: first steps are due at once
         state = SagaState().apply(Recorded(seq=1, at=moment, entry=started))
@@ -212,12 +219,12 @@ class SagaClient:
         )
 
     def _commit(self, sagas: Sequence[NewSaga]) -> set[UUID]:
-        for _ in range(5):
+        for _ in range(START_TRIES):
             try:
                 return self._log.start(sagas)
             except Moved:
                 continue
-        return self._log.start(sagas)
+        raise LogUnavailableError("Postgres is too busy to start sagas; repeat the start")
 
     def _start_inside(self, saga: NewSaga, session: Transaction) -> set[UUID]:
         connection = session if isinstance(session, sqlalchemy.Connection) else session.connection()
@@ -228,6 +235,8 @@ class SagaClient:
                 with connection.begin_nested():
                     created = self._log.start([saga], connection)
             except sqlalchemy.exc.OperationalError as error:
+                if not isinstance(error.orig, MOVED):
+                    raise
                 raise ConcurrentStartError(
                     f"key {saga.key!r} was started by a transaction this one cannot see; "
                     "repeat the start in a new transaction"
@@ -336,7 +345,7 @@ class SagaClient:
         if not reason.strip():
             raise PayloadError("cancel needs a reason")
         movable = (State.RUNNING, State.WAITING)
-        fact = CancelRequested(reason=reason, actor=actor)
+        fact = CancelRequested(reason=to_json(reason), actor=to_json(actor))
         accepted = self._log.append_fact(saga_id, fact, movable)
         found = self.get(saga_id)
         if not accepted:
@@ -393,4 +402,6 @@ def _on_commit(session: Session) -> None:
 
 
 def _on_rollback(session: Session) -> None:
+    if session.in_nested_transaction():
+        return  # a savepoint: a bell too many does no harm, one too few costs time
     session.info.pop(_RINGS, None)

@@ -1,7 +1,7 @@
 """Claim, run, record, hand on: the one road every attempt takes, also after a crash.
 
     message (saga, step, direction, attempt)
-      claim     the attempt row gets our token and lease, StepStarted is logged: intent before effect
+      claim     the attempt row gets our token and lease, StepStarted is logged: intent first
       run       the step's function, under a lease and a send-by
       record    outcome, decisions and the next attempt in one compare-and-set
       hand on   the next attempt runs in place if it was claimed in the record, else its bell rings
@@ -43,13 +43,13 @@ from orchestrator.entries import (
     StepFailed,
     StepStarted,
     StepSucceeded,
-    StepWaiting,
 )
 from orchestrator.errors import LogUnavailableError, SagaNotFoundError
 from orchestrator.instrumentation import emit
 from orchestrator.keys import key_of
 from orchestrator.leases import Gate, Leases
 from orchestrator.mover import Mover
+from orchestrator.payloads import read_back
 from orchestrator.planning import (
     ClaimInPlace,
     Serves,
@@ -63,13 +63,16 @@ from orchestrator.planning import (
 from orchestrator.seam import durable
 from orchestrator.state import SagaState, State, replay
 from orchestrator.state_machine import Decision, decide
-from orchestrator.storage.database import Database, Moved
+from orchestrator.storage.database import Database, Moved, lent
 from orchestrator.storage.rows import Advance, AttemptId, Closing, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
 
 DEFAULT_LEASE = timedelta(seconds=15)
 RECORD_GRACE_SECONDS = 60.0
 """How long a finished outcome is offered to a database that does not answer."""
+
+RECORD_PAUSE_SECONDS = 0.05
+"""Between two offers of an outcome to a database that reads but does not write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,12 @@ class Coordinator:
         """
         if self._drains():
             return None
+        try:
+            return self._claim_once(attempt)
+        except LogUnavailableError:
+            return self._claim_once(attempt)
+
+    def _claim_once(self, attempt: AttemptId) -> Claim | None:
         token = uuid.uuid4()
         asked = time.monotonic()
         try:
@@ -157,29 +166,51 @@ class Coordinator:
         except Moved:
             return None
         except LogUnavailableError:
+            if not self.log.holds(attempt, token):
+                raise
             return self._claim_in_doubt(attempt, token, asked)
         if claimed is None:
             return None
+        before = replay(claimed.entries)
         started = _started(attempt, self._owner())
-        state = replay(
-            [*claimed.entries, Recorded(seq=claimed.saga.seq, at=claimed.now, entry=started)]
-        )
+        state = before.apply(Recorded(seq=claimed.saga.seq, at=claimed.now, entry=started))
         lease = self.leases.add(attempt, token, claimed.timeout_seconds, asked)
-        return self._claim(
+        claim = self._claim(
             attempt, token, claimed.saga, state, lease, claimed.now, asked, alone=claimed.alone
         )
+        if self._asked_for(claim, before) is None:
+            self._hand_back(claim)
+            return None
+        return claim
 
     def _claim_in_doubt(self, attempt: AttemptId, token: UUID, asked: float) -> Claim | None:
-        """The claim may have been committed: our token in the row says so."""
-        if not self.log.holds(attempt, token):
-            return None
+        """The claim was committed, though its answer was lost: our token in the row says so."""
         snapshot = self.log.read(attempt.saga_id)
         if snapshot is None:
             return None
         timeout = self._definition(snapshot.saga).step(attempt.step).timeout.total_seconds()
         lease = self.leases.add(attempt, token, timeout, asked)
-        state = replay(snapshot.entries)
-        return self._claim(attempt, token, snapshot.saga, state, lease, snapshot.now, asked)
+        before = replay(snapshot.entries[: _place_of_start(snapshot, attempt)])
+        state = replay(snapshot.entries[before.seq :], before)
+        claim = self._claim(attempt, token, snapshot.saga, state, lease, snapshot.now, asked)
+        run = self._asked_for(claim, before)
+        if run is None:
+            self._hand_back(claim)
+            return None
+        return replace(claim, alone=run.alone)
+
+    def _asked_for(self, claim: Claim, before: SagaState) -> RunStep | None:
+        """What the log asked for when it was claimed; None when the row outlived its decision."""
+        saga_id = claim.attempt.saga_id
+        runs = decide(claim.definition, before, claim.claimed_at, str(saga_id)).runs
+        return next((run for run in runs if attempt_id(saga_id, run) == claim.attempt), None)
+
+    def _hand_back(self, claim: Claim) -> None:
+        """End an attempt that nobody wants before its step is called."""
+        try:
+            self._record(claim, self._handed_back(claim), lambda _queue: False)
+        finally:
+            self.leases.remove(claim.token)
 
     def _claim(
         self,
@@ -213,7 +244,7 @@ class Coordinator:
 
     # -- run ---------------------------------------------------------------------------------------
 
-    def execute(self, claim: Claim, serves: Serves = lambda queue: False) -> Claim | None:
+    def execute(self, claim: Claim, serves: Serves = lambda _queue: False) -> Claim | None:
         """Run a claimed attempt and record how it ended; return the next attempt if claimed too.
 
         Args:
@@ -238,7 +269,11 @@ class Coordinator:
         function = step.compensation if undoing else step.run
         assert function is not None, "only steps with a compensation are unwound"
         try:
-            returned = function(self._context(claim, connection))
+            context = self._context(claim, connection)
+        except Exception as error:  # noqa: BLE001 - the step was not called: no effect
+            return self._failed_without_effect(claim, error)
+        try:
+            returned = function(context)
             return outcomes.succeeded(step, attempt.direction, attempt.number, returned)
         except Exception as error:  # noqa: BLE001 - every way to end becomes one value
             return outcomes.raised(step, attempt.direction, attempt.number, error)
@@ -256,10 +291,10 @@ class Coordinator:
             idempotency_key=key_of(
                 state, claim.saga.definition, claim.saga.key, name, attempt.direction
             ),
-            payload=claim.definition.payload.model_validate(state.payload),
+            payload=read_back(claim.definition, state.payload),
             results={each: done.effect.result for each, done in state.steps.items() if done.effect},
-            effect=known.effect if attempt.direction == Direction.COMPENSATE else None,
-            signal=_signal_for(state, name),
+            effect=known.uncovered_effect if attempt.direction == Direction.COMPENSATE else None,
+            signal=None if known.signal is None else known.signal.payload,
             resources=self._resources,
             lease=claim.lease,
             connection=connection,
@@ -270,14 +305,18 @@ class Coordinator:
         try:
             with self._database.transaction() as connection:
                 transaction = connection.begin()
-                outcome = self._call(claim, connection)
-                if isinstance(outcome, StepSucceeded):
-                    if not transaction.is_active or connection.get_transaction() is not transaction:
+                with lent(connection):
+                    outcome = self._call(claim, connection)
+                if not transaction.is_active or connection.get_transaction() is not transaction:
+                    connection.invalidate()  # whatever it still holds is rolled back
+                    if isinstance(outcome, StepSucceeded):
                         raise _broken_transaction(claim)
+                elif isinstance(outcome, StepSucceeded):
                     return self._record_with_its_writes(claim, outcome, serves, connection)
-                transaction.rollback()
+                else:
+                    transaction.rollback()
         except (sqlalchemy.exc.SQLAlchemyError, _TransactionError) as error:
-            outcome = self._failed_before_commit(claim, error)
+            outcome = self._failed_without_effect(claim, error)
         return self._record(claim, outcome, serves)
 
     def _record_with_its_writes(
@@ -298,6 +337,7 @@ class Coordinator:
         try:
             durable("transaction.commit", connection.commit)
         except (sqlalchemy.exc.DBAPIError, LogUnavailableError) as error:
+            connection.invalidate()  # its locks must not stand in our own way
             return self._commit_in_doubt(claim, outcome, plan if moved_on else None, error)
         if not moved_on:
             self._announce_fact(claim, outcome)
@@ -315,9 +355,9 @@ class Coordinator:
                 self.mover.look(claim.attempt.saga_id)
                 return None
             return self._hand_on(claim, plan)
-        return self._record(claim, self._failed_before_commit(claim, error), lambda _: False)
+        return self._record(claim, self._failed_without_effect(claim, error), lambda _: False)
 
-    def _failed_before_commit(self, claim: Claim, error: Exception) -> StepFailed:
+    def _failed_without_effect(self, claim: Claim, error: Exception) -> StepFailed:
         return StepFailed(
             step=claim.attempt.step,
             direction=claim.attempt.direction,
@@ -332,19 +372,26 @@ class Coordinator:
         """Record an outcome and what it leads to, whatever the database does meanwhile."""
         plan = self._plan(claim, outcome, serves)
         until = max(claim.lease.ends_at, time.monotonic() + RECORD_GRACE_SECONDS)
+        in_doubt = False
         while True:
             try:
-                if self.log.advance(plan.change):
-                    return self._hand_on(claim, plan)
-                self._record_fact(claim, outcome)
-                return None
+                moved_on = self.log.advance(plan.change)
             except Moved:
-                self._record_fact(claim, outcome)
-                return None
+                moved_on = False
             except LogUnavailableError:
-                snapshot = self._read_patiently(claim, until)
-                if _is_recorded(snapshot, outcome):
+                if time.monotonic() > until:
+                    raise
+                if _is_recorded(self._read_patiently(claim, until), outcome):
                     return self._hand_on(claim, plan)
+                in_doubt = True
+                time.sleep(RECORD_PAUSE_SECONDS)
+                continue
+            if moved_on:
+                return self._hand_on(claim, plan)
+            if in_doubt and _is_recorded(self._read_patiently(claim, until), outcome):
+                return self._hand_on(claim, plan)  # our first write landed after we had read
+            self._record_fact(claim, outcome, until)
+            return None
 
     def _read_patiently(self, claim: Claim, until: float | None = None) -> Snapshot:
         """Read the saga once Postgres answers again; nothing else can be done meanwhile."""
@@ -369,13 +416,13 @@ class Coordinator:
         saga_id = claim.attempt.saga_id
         state = claim.state.apply(Recorded(seq=claim.state.seq + 1, at=now, entry=outcome))
         decision = decide(claim.definition, state, now, str(saga_id))
-        wanted, dropped = _difference(claim, decision)
+        rung_before = _scheduled_before(claim)
         entries: list[Entry] = [outcome, *decision.entries]
         in_place = None
         if not self._drains():
-            in_place = runs_in_place(claim.definition, wanted, now, serves)
+            in_place = runs_in_place(claim.definition, decision.runs, now, serves)
         next_claim, schedule = None, []
-        for run in wanted:
+        for run in decision.runs:
             if run is in_place:
                 right = ClaimInPlace(
                     token=uuid.uuid4(), owner=self._owner(), lease_seconds=self._lease_seconds
@@ -388,7 +435,8 @@ class Coordinator:
                 next_claim = self._next_claim(claim, attempt, right.token, state, decision.visible)
                 schedule.append(scheduled(claim.definition, run, now, claim=right))
             else:
-                schedule.append(scheduled(claim.definition, run, now))
+                will_ring = attempt_id(saga_id, run) not in rung_before
+                schedule.append(scheduled(claim.definition, run, now, will_ring=will_ring))
         current = None if next_claim is None else next_claim.attempt
         return _Plan(
             decision=decision,
@@ -401,7 +449,6 @@ class Coordinator:
                 due_in_seconds=due_in(decision, now, claim.saga.state),
                 closing=_closing(claim),
                 schedule=schedule,
-                drop=dropped,
                 current=None
                 if current is None
                 else (current.step, current.direction, current.number),
@@ -440,7 +487,7 @@ class Coordinator:
             self.leases.hold(following.attempt, following.token, following.lease)
         return following
 
-    def _record_fact(self, claim: Claim, outcome: Outcome) -> None:
+    def _record_fact(self, claim: Claim, outcome: Outcome, until: float) -> None:
         """The saga moved meanwhile: what happened is still a fact, if the token is still ours."""
         while True:
             try:
@@ -450,9 +497,12 @@ class Coordinator:
             except Moved:
                 continue
             except LogUnavailableError:
+                if time.monotonic() > until:
+                    raise
                 if _is_recorded(self._read_patiently(claim), outcome):
                     self.mover.look(claim.attempt.saga_id)
                     return
+                time.sleep(RECORD_PAUSE_SECONDS)
                 continue
             break
         if kept:
@@ -491,19 +541,28 @@ def _broken_transaction(claim: Claim) -> _TransactionError:
     )
 
 
-def _difference(claim: Claim, decision: Decision) -> tuple[list[RunStep], list[AttemptId]]:
-    """Which attempts the decision adds to those already written down, and which it withdraws.
+def _scheduled_before(claim: Claim) -> set[AttemptId]:
+    """The attempts that were written down before `claim` ended; they need no second ring.
 
-    What is written down at the claim's seq is what the same function wanted there.
+    A guess is enough: the rows themselves are made to agree with the decision in the write.
     """
     if is_linear(claim.definition):
-        return list(decision.runs), []
+        return set()
     saga_id = claim.attempt.saga_id
     before = decide(claim.definition, claim.state, claim.now(), str(saga_id)).runs
-    had = {attempt_id(saga_id, run) for run in before}
-    wants = {attempt_id(saga_id, run): run for run in decision.runs}
-    added = [run for attempt, run in wants.items() if attempt not in had]
-    return added, sorted(had - set(wants), key=str)
+    return {attempt_id(saga_id, run) for run in before}
+
+
+def _place_of_start(snapshot: Snapshot, attempt: AttemptId) -> int:
+    """How many entries there were before the attempt's intent was logged."""
+    for place, each in enumerate(snapshot.entries):
+        match each.entry:
+            case StepStarted(step=attempt.step, direction=attempt.direction, attempt=number):
+                if number == attempt.number:
+                    return place
+            case _:
+                pass
+    return len(snapshot.entries)
 
 
 def _started(attempt: AttemptId, owner: str) -> StepStarted:
@@ -518,14 +577,15 @@ def _closing(claim: Claim) -> Closing:
 
 def _is_recorded(snapshot: Snapshot, outcome: Outcome) -> bool:
     """Whether the log already holds exactly this outcome: then it is our own, not a late one."""
-    return any(each.entry == outcome for each in snapshot.entries)
+    return any(_mark(each.entry) == _mark(outcome) for each in snapshot.entries)
 
 
-def _signal_for(state: SagaState, name: str) -> Any:
-    """The payload of the signal that woke this attempt, or None."""
-    step = state.step(name)
-    wait = step.forward.last
-    if not isinstance(wait, StepWaiting) or step.signals_used == 0:
-        return None
-    heard = state.signals.get(wait.signal, ())
-    return heard[step.signals_used - 1].payload if len(heard) >= step.signals_used else None
+def _mark(entry: Entry) -> tuple[object, ...]:
+    """What tells an attempt's outcome from what others record about it.
+
+    Not its values: Postgres gives a large float back as an integer.
+    """
+    if not isinstance(entry, Outcome):
+        return (type(entry),)
+    how = getattr(entry, "reason", None), getattr(entry, "crashed", None)
+    return type(entry), entry.step, entry.direction, entry.attempt, *how

@@ -1,7 +1,7 @@
 """The facts a saga's log is made of, and their form in the database.
 
-An entry says what happened, in the past tense, once; the log only grows. Everything the engine knows
-about a saga is the fold of its entries (see `orchestrator.state_machine`).
+An entry says what happened, in the past tense, once; the log only grows. Everything the engine
+knows about a saga is the fold of its entries (see `orchestrator.state`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,11 @@ _observers: list[Observer] = []
 def emit(event: str, **fields: Any) -> None:
     """Tell every observer of `event`, dotted and in the past tense. Free when nobody listens."""
     for observer in _observers:
-        observer(event, fields)
+        try:
+            observer(event, fields)
+        except Exception:
+            # What happened has happened: an observer may not turn it into a failure.
+            logging.getLogger(__name__).exception("observer of %s failed", event)
 
 
 def subscribe(observer: Observer) -> None:

@@ -32,7 +32,8 @@ def key_of(state: SagaState, definition: str, saga_key: str, step: str, directio
     forward = forward_key(definition, saga_key, step, known.generation)
     if direction != Direction.COMPENSATE:
         return forward
-    return undo_key(forward, known.effect.reference if known.effect else None)
+    effect = known.uncovered_effect
+    return undo_key(forward, effect.reference if effect else None)
 
 
 def _digest(*parts: str) -> str:

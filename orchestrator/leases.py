@@ -15,6 +15,9 @@ from orchestrator.instrumentation import emit
 from orchestrator.storage.rows import AttemptId
 from orchestrator.storage.saga_log import SagaLog
 
+LOST = 0.0
+"""`valid_until` of a lease that was taken away: before any moment of the monotonic clock."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
@@ -68,7 +71,7 @@ class Leases:
         holdings = [
             each
             for each in self.holdings
-            if each.lease.valid_until < min(each.lease.ends_at, now + self._length * 2 / 3)
+            if LOST < each.lease.valid_until < min(each.lease.ends_at, now + self._length * 2 / 3)
         ]
         if not holdings:
             return 0
@@ -78,10 +81,15 @@ class Leases:
         for each in holdings:
             if each.token in left:
                 each.lease.valid_until = min(now + left[each.token], each.lease.ends_at)
-            else:
-                each.lease.valid_until = 0.0
+            elif self._is_held(each.token):
+                each.lease.valid_until = LOST
                 emit("lease.lost", saga_id=str(each.attempt.saga_id), step=each.attempt.step)
         return len(left)
+
+    def _is_held(self, token: UUID) -> bool:
+        """Whether the attempt still runs: one recorded meanwhile has no row, and lost nothing."""
+        with self._lock:
+            return token in self._held
 
 
 class Gate:

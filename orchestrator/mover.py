@@ -20,13 +20,13 @@ from orchestrator.entries import (
     Entry,
     LateOutcomeRecorded,
     Recorded,
-    StepUnknown,
     UnknownReason,
 )
+from orchestrator.instrumentation import emit
 from orchestrator.planning import attempt_id, due_in, next_look, rings, scheduled
 from orchestrator.state import SagaState, State, replay
 from orchestrator.state_machine import Decision, decide
-from orchestrator.storage.database import Moved
+from orchestrator.storage.database import Locked, Moved
 from orchestrator.storage.rows import Advance, Closing, OpenAttempt, Snapshot
 from orchestrator.storage.saga_log import SagaLog
 
@@ -59,7 +59,10 @@ class Mover:
 
         Idempotent: a saga in order is only given its next due time.
         """
-        return self._move(saga_id, lambda snapshot, state: Facts(entries=_lost(snapshot, state)))
+        return self._move(
+            saga_id,
+            lambda snapshot, state: Facts(entries=_lost(self._known(snapshot), snapshot, state)),
+        )
 
     def give_up(self, attempt: OpenAttempt, reason: UnknownReason) -> bool:
         """Record that an attempt will not answer any more, and go on; False if it did after all.
@@ -70,7 +73,8 @@ class Mover:
 
         def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:
             nonlocal gave_up
-            gave_up = _is_open(snapshot, state, attempt)
+            waits = reason is UnknownReason.LEASE_LOST and not _is_expired(snapshot, attempt)
+            gave_up = _is_open(snapshot, state, attempt) and not waits
             if not gave_up or attempt.token is None:
                 return None
             step = self._known(snapshot).step(attempt.id.step)
@@ -86,21 +90,28 @@ class Mover:
         return self._move(attempt.id.saga_id, facts) is not None and gave_up
 
     def keep_late(self, saga_id: UUID, late: LateOutcomeRecorded) -> None:
-        """Log a refused result, once, and decide what an unexpected effect leads to."""
+        """Log a refused result, once, and decide what an unexpected effect leads to.
+
+        Where that cannot be done (the saga was pruned) observers are told, with all that is known.
+        """
 
         def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:  # noqa: ARG001
-            known = any(each.entry == late for each in snapshot.entries)
+            known = any(_is_about(each.entry, late) for each in snapshot.entries)
             return None if known else Facts(entries=(late,))
 
-        self._move(saga_id, facts)
+        if self._move(saga_id, facts, waits=True) is None:
+            emit("saga.late_outcome_unplaced", saga_id=saga_id, step=late.step, late=late)
 
     def _known(self, snapshot: Snapshot) -> SagaDefinition[Any]:
         definition = self._definitions.by_hash(snapshot.saga.definition_hash)
         assert definition is not None, "foreign sagas are left alone before facts are asked for"
         return definition
 
-    def _move(self, saga_id: UUID, facts_of: FactsOf) -> State | None:
-        """Read, add facts, decide, write by compare-and-set, ring; again while others are faster."""
+    def _move(self, saga_id: UUID, facts_of: FactsOf, *, waits: bool = False) -> State | None:
+        """Read, add facts, decide, write by compare-and-set, ring; again while others are faster.
+
+        A saga whose row is locked is left to a later sweep, unless the facts may not be lost.
+        """
         for _ in range(MOVE_TRIES):
             snapshot = self._log.read(saga_id)
             if snapshot is None:
@@ -113,7 +124,13 @@ class Mover:
             if facts is None:
                 return snapshot.saga.state
             change, decision = _reconciled(definition, snapshot, state, facts)
-            if self._write(change):
+            try:
+                moved = self._write(change)
+            except Locked:
+                if waits:
+                    continue
+                return None
+            if moved:
                 announce(snapshot.saga, change.entries)
                 ring_each(self._doorbell, rings(definition, saga_id, change.schedule))
                 return decision.visible
@@ -122,6 +139,8 @@ class Mover:
     def _write(self, change: Advance) -> bool:
         try:
             return self._log.advance(change)
+        except Locked:
+            raise
         except Moved:
             return False
 
@@ -132,6 +151,17 @@ def _is_open(snapshot: Snapshot, state: SagaState, attempt: OpenAttempt) -> bool
         each.id == attempt.id and each.token == attempt.token for each in snapshot.attempts
     )
     return is_held and track.open_attempt == attempt.id.number
+
+
+def _is_expired(snapshot: Snapshot, attempt: OpenAttempt) -> bool:
+    return any(each.id == attempt.id and each.is_expired for each in snapshot.attempts)
+
+
+def _is_about(entry: Entry, late: LateOutcomeRecorded) -> bool:
+    """Whether `entry` is the late outcome of the same attempt; there is one of each at most."""
+    return isinstance(entry, LateOutcomeRecorded) and (
+        (entry.step, entry.direction, entry.attempt) == (late.step, late.direction, late.attempt)
+    )
 
 
 def _reconciled(
@@ -155,18 +185,16 @@ def _reconciled(
         due_in_seconds=next_look(decision, snapshot.now) if due is None else due,
         closing=facts.closing,
         schedule=[
-            scheduled(definition, run, snapshot.now)
+            scheduled(definition, run, snapshot.now, will_ring=attempt not in unclaimed)
             for attempt, run in wanted.items()
-            if attempt not in unclaimed
         ],
-        drop=sorted(unclaimed - set(wanted), key=str),
         last_error=next((text for each in entries if (text := error_of(each))), None),
         looked=not entries,
     )
     return change, decision
 
 
-def _lost(snapshot: Snapshot, state: SagaState) -> list[Entry]:
+def _lost(definition: SagaDefinition[Any], snapshot: Snapshot, state: SagaState) -> list[Entry]:
     """Open attempts without a row: the database was restored or failed over; nobody will answer."""
     rows = {(each.id.step, each.id.direction, each.id.number) for each in snapshot.attempts}
     lost: list[Entry] = []
@@ -174,9 +202,8 @@ def _lost(snapshot: Snapshot, state: SagaState) -> list[Entry]:
         for direction in (Direction.FORWARD, Direction.COMPENSATE):
             number = step.track(direction).open_attempt
             if number is not None and (name, direction.value, number) not in rows:
+                step_definition = definition.step(name)
                 lost.append(
-                    StepUnknown(
-                        step=name, direction=direction, attempt=number, reason=UnknownReason.LOST
-                    )
+                    outcomes.given_up(step_definition, direction, number, UnknownReason.LOST)
                 )
     return lost

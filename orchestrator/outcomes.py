@@ -55,15 +55,17 @@ def succeeded(step: Step, direction: str, attempt: int, returned: Any) -> StepSu
     if isinstance(returned, NothingThere):
         effect = Effect()
     result = to_json(effect.value)
-    if len(canonical(result)) > MAX_BYTES:
+    reference = None if effect.reference is None else printable(str(effect.reference))
+    movements = to_json([asdict(each) for each in effect.movements])
+    if len(canonical([result, reference, movements])) > MAX_BYTES:
         raise PayloadError(f"the result of {step.name} is larger than {MAX_BYTES:,} bytes")
     return StepSucceeded(
         step=step.name,
         direction=direction,
         attempt=attempt,
         result=result,
-        reference=effect.reference,
-        movements=[asdict(each) for each in effect.movements] or None,
+        reference=reference,
+        movements=movements or None,
         undone=not isinstance(returned, NothingThere) if undoing else None,
     )
 
@@ -76,7 +78,7 @@ def raised(step: Step, direction: str, attempt: int, error: BaseException) -> Ou
                 step=step.name,
                 direction=direction,
                 attempt=attempt,
-                signal=error.signal,
+                signal=printable(str(error.signal)),
                 until=error.until.isoformat(),
             )
         case OutcomeUnknown() if not (step.transactional or step.read_only):
@@ -145,14 +147,21 @@ def described(error: BaseException) -> dict[str, Json]:
     """Return an error as the log keeps it: type, message, and a step error's code and details."""
     record: dict[str, Json] = {
         "type": type(error).__name__,
-        "message": printable(str(error))[:MAX_MESSAGE],
+        "message": _message(error)[:MAX_MESSAGE],
     }
     if isinstance(error, StepError):
         if error.code is not None:
-            record["code"] = error.code
+            record["code"] = printable(str(error.code))[:MAX_MESSAGE]
         if error.details:
             record["details"] = _safe_details(error.details)
     return record
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return printable(str(error))
+    except Exception as broken:  # noqa: BLE001 - an error that cannot be printed is still an outcome
+        return f"(its text cannot be read: {type(broken).__name__})"
 
 
 def printable(text: str) -> str:
@@ -162,9 +171,12 @@ def printable(text: str) -> str:
 
 def _safe_details(details: Any) -> Json:
     try:
-        return to_json(details)
+        readable = to_json(details)
     except PayloadError as error:
         return {"unreadable": str(error)}
+    if len(canonical(readable)) > MAX_BYTES:
+        return {"unreadable": f"larger than {MAX_BYTES:,} bytes"}
+    return readable
 
 
 def _retriable(step: Step, direction: str, attempt: int, error: BaseException) -> StepFailed:

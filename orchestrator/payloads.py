@@ -11,9 +11,9 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import date, datetime, time
-from decimal import Decimal
+from decimal import MAX_PREC, Context, Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,9 @@ from orchestrator.errors import InvalidKeyError, PayloadError
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_KEY_LENGTH = 200
+SHOWN_PROBLEMS = 5
+MAX_INTEGER = 2**63 - 1
+"""The largest integer that every reader of JSON, Postgres's own included, gives back exactly."""
 
 
 def validated(definition: SagaDefinition[Any], payload: BaseModel | Mapping[str, Any]) -> Json:
@@ -37,12 +40,19 @@ def validated(definition: SagaDefinition[Any], payload: BaseModel | Mapping[str,
     given = as_given(payload)
     _check_size(given)
     try:
-        model = definition.payload.model_validate(given)
+        model = read_back(definition, given)
     except ValidationError as error:
         raise PayloadError(_explain(definition, error)) from None
-    whole = to_json(model)
+    whole = to_json(model.model_dump(round_trip=True))
     _check_size(whole)
     return whole
+
+
+def read_back(definition: SagaDefinition[Any], payload: Json) -> BaseModel:
+    """Return the model of a payload from JSON; fields may go by their names or their aliases."""
+    return cast(
+        "BaseModel", definition.payload.model_validate(payload, by_alias=True, by_name=True)
+    )
 
 
 def fingerprint(payload: BaseModel | Mapping[str, Any]) -> str:
@@ -53,7 +63,7 @@ def fingerprint(payload: BaseModel | Mapping[str, Any]) -> str:
 def as_given(payload: BaseModel | Mapping[str, Any]) -> Json:
     """Return the payload as JSON with only the fields the caller set."""
     if isinstance(payload, BaseModel):
-        return to_json(payload.model_dump(exclude_unset=True))
+        return to_json(payload.model_dump(exclude_unset=True, round_trip=True))
     if not isinstance(payload, Mapping):
         raise PayloadError(f"payload must be a mapping or a model, not {type(payload).__name__}")
     return to_json(payload)
@@ -91,10 +101,12 @@ def to_json(value: Any, depth: int = 0) -> Json:
         case None | bool():
             return value
         case Enum():
-            return to_json(value.value, depth)
+            return to_json(value.value, depth + 1)
         case str():
             return _text(value)
         case int():
+            if abs(value) > MAX_INTEGER:
+                raise PayloadError("integers have at most 64 bits; send larger ones as text")
             return int(value)
         case float():
             if not math.isfinite(value):
@@ -103,7 +115,7 @@ def to_json(value: Any, depth: int = 0) -> Json:
         case Decimal():
             if not value.is_finite():
                 raise PayloadError("NaN and infinity are not JSON; send a number or null")
-            return format(value.normalize(), "f")
+            return _decimal(value)
         case BaseModel():
             return to_json(value.model_dump(), depth)
         case Mapping():
@@ -116,6 +128,12 @@ def to_json(value: Any, depth: int = 0) -> Json:
             return str(value)
         case _:
             raise PayloadError(f"{type(value).__name__} has no JSON form; convert it first")
+
+
+def _decimal(value: Decimal) -> str:
+    if abs(value.adjusted()) > MAX_BYTES:
+        raise PayloadError("the decimal number is out of any range; send it as text")
+    return format(value.normalize(Context(prec=MAX_PREC)), "f")
 
 
 def _text(value: str) -> str:
@@ -147,6 +165,7 @@ def _explain(definition: SagaDefinition[Any], error: ValidationError) -> str:
         f"{'.'.join(map(str, each['loc'])) or 'payload'}: {each['msg']}"
         for each in error.errors(include_input=False, include_url=False, include_context=False)
     ]
-    shown = "; ".join(problems[:5])
-    more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+    shown = "; ".join(problems[:SHOWN_PROBLEMS])
+    hidden = len(problems) - SHOWN_PROBLEMS
+    more = f" (and {hidden} more)" if hidden > 0 else ""
     return f"payload does not fit {definition}: {shown}{more}"

@@ -19,6 +19,7 @@ PARKED_LOOK_SECONDS = 900.0
 """A parked saga comes due again after this long, then after twice as long, and alerts each time."""
 
 MAX_LOOK_SECONDS = 86_400.0
+MAX_DOUBLINGS = 16
 
 Serves = Callable[[str], bool]
 """Whether this worker takes tasks of a queue; decides whether the next step may run in place."""
@@ -97,8 +98,9 @@ def is_linear(definition: SagaDefinition[Any]) -> bool:
 def due_in(decision: Decision, now: datetime, before: State, looks: int = 0) -> float | None:
     """Return in how many seconds the saga itself is due, or None to leave that as it is."""
     if decision.visible in PARKED:
-        return min(PARKED_LOOK_SECONDS * 2.0**looks, MAX_LOOK_SECONDS)
-    if decision.visible == before and before in (State.RUNNING, State.COMPENSATING):
+        return min(PARKED_LOOK_SECONDS * 2.0 ** min(looks, MAX_DOUBLINGS), MAX_LOOK_SECONDS)
+    is_as_before = decision.visible == before and before in (State.RUNNING, State.COMPENSATING)
+    if is_as_before and not decision.awaits:
         return None
     return next_look(decision, now)
 

@@ -94,6 +94,7 @@ class Track:
 
     Args:
         attempts: the highest attempt number that was started.
+        released: attempts that were handed back before the step was called.
         open_attempt: the attempt that runs now.
         started_seq: the seq at which the latest attempt was started.
         failures: attempts without effect that spent the budget.
@@ -107,6 +108,7 @@ class Track:
     """
 
     attempts: int = 0
+    released: int = 0
     open_attempt: int | None = None
     started_seq: int = 0
     failures: int = 0
@@ -125,10 +127,12 @@ class StepState:
 
     Args:
         undone_seq: effects logged up to this seq are accounted for by a compensation.
-        undone: the compensation really undid something.
+        undone: the compensation really undid something: a known effect, or one it found itself.
         generation: which idempotency key the step uses; it rises only when the key before was
             settled as not landed for good.
-        signals_used: how many signals of its wait were already delivered to it.
+        signals_used: how many signals of each name were already delivered to it.
+        signal: the signal that ended its latest wait, for all attempts up to the next wait; None
+            when the wait ended by its deadline.
     """
 
     forward: Track = Track()
@@ -139,12 +143,18 @@ class StepState:
     undone: bool = False
     undone_by: str | None = None
     generation: int = 1
-    signals_used: int = 0
+    signals_used: Mapping[str, int] = field(default_factory=dict)
+    signal: SignalReceived | None = None
 
     @property
     def effect(self) -> RecordedEffect | None:
         """The latest known effect, or None."""
         return self.effects[-1] if self.effects else None
+
+    @property
+    def uncovered_effect(self) -> RecordedEffect | None:
+        """The oldest effect that no compensation accounts for: what the next undo is for."""
+        return next((each for each in self.effects if each.seq > self.undone_seq), None)
 
     @property
     def is_done(self) -> bool:
@@ -216,8 +226,9 @@ class SagaState:
             case CancelRequested():
                 return replace(state, cancel=state.cancel or entry)
             case UndoSkipped():
+                covered = state.step(entry.undone_by).undone_seq
                 step = replace(
-                    state.step(entry.step), undone_seq=recorded.seq, undone_by=entry.undone_by
+                    state.step(entry.step), undone_seq=covered, undone_by=entry.undone_by
                 )
                 return _with_step(state, entry.step, step)
             case UnwindingStarted():
@@ -288,12 +299,20 @@ def _on_started(state: SagaState, recorded: Recorded, entry: StepStarted) -> Sag
             f"(seq {recorded.seq})"
         )
     if entry.direction == Direction.FORWARD and isinstance(track.last, StepWaiting):
-        heard = len(state.signals.get(track.last.signal, ()))
-        step = replace(step, signals_used=min(step.signals_used + 1, heard))
+        step = _with_signal(state, step, track.last.signal)
     track = replace(
         track, attempts=entry.attempt, open_attempt=entry.attempt, started_seq=recorded.seq
     )
     return _with_step(state, entry.step, _with_track(step, entry.direction, track))
+
+
+def _with_signal(state: SagaState, step: StepState, name: str) -> StepState:
+    """Deliver the next signal of that name, or note that the wait ended without one."""
+    heard = state.signals.get(name, ())
+    used = step.signals_used.get(name, 0)
+    if used >= len(heard):
+        return replace(step, signal=None)
+    return replace(step, signal=heard[used], signals_used={**step.signals_used, name: used + 1})
 
 
 def _on_outcome(
@@ -323,7 +342,9 @@ def _on_outcome(
             track = replace(track, unsettled=True)
         case StepUnknown():
             track = replace(track, unsettled=True, crashes=track.crashes + 1)
-        case StepReleased() | StepWaiting():
+        case StepReleased():
+            track = replace(track, released=track.released + 1)
+        case StepWaiting():
             pass
     return _with_step(state, entry.step, _with_track(step, entry.direction, track))
 
@@ -342,27 +363,44 @@ def _after_failure(track: Track, entry: StepFailed) -> Track:
 
 
 def _after_undo(step: StepState, track: Track, entry: StepSucceeded) -> StepState:
-    """An undo accounts for the effects logged before its own claim, and for no others.
+    """An undo accounts for the effect it was given: the oldest uncovered one at its claim.
 
     "There was nothing" is an answer only while no effect is known; said of a known effect it counts
     as a failed try.
     """
-    known = [each for each in step.effects if step.undone_seq < each.seq < track.started_seq]
-    if entry.undone is False and known:
+    given = _given_to_undo(step, track)
+    if entry.undone is False and given is not None:
         return replace(step, undo=replace(track, failures=track.failures + 1))
-    return replace(
-        step,
-        undo=replace(track, unsettled=False, done=True, failed=False),
-        undone_seq=track.started_seq,
-        undone=step.undone or entry.undone is not False,
-    )
+    found = given is not None or entry.reference is not None
+    step = replace(step, undone=step.undone or (entry.undone is not False and found))
+    return _covered(step, track, given)
+
+
+def _given_to_undo(step: StepState, track: Track) -> RecordedEffect | None:
+    effect = step.uncovered_effect
+    return effect if effect is not None and effect.seq < track.started_seq else None
+
+
+def _covered(step: StepState, track: Track, given: RecordedEffect | None) -> StepState:
+    """Account for `given`, or for "whatever was there"; go on with the next effect if one is left.
+
+    The next effect has a key and so budgets of its own.
+    """
+    step = replace(step, undone_seq=track.started_seq if given is None else given.seq)
+    if step.has_uncovered_effect:
+        track = replace(track, failures=0, unknowns=0, crashes=0)
+    track = replace(track, unsettled=False, failed=False, done=not step.has_uncovered_effect)
+    return replace(step, undo=track)
 
 
 def _with_effect(
     step: StepState, recorded: Recorded, attempt: int, reference: str | None, result: Json
 ) -> StepState:
-    """Add an effect, unless one of the same outside reference already accounts for it."""
-    if reference is not None and any(each.reference == reference for each in step.effects):
+    """Add an effect, unless one of the same outside reference already accounts for it.
+
+    Without a reference it cannot be told from a known one: the key was the same.
+    """
+    if step.effects and reference in (None, *(each.reference for each in step.effects)):
         return step
     effect = RecordedEffect(seq=recorded.seq, attempt=attempt, reference=reference, result=result)
     return replace(step, effects=(*step.effects, effect))
@@ -373,8 +411,6 @@ def _on_late(state: SagaState, recorded: Recorded, entry: LateOutcomeRecorded) -
     if entry.outcome != "succeeded" or entry.direction != Direction.FORWARD:
         return state
     step = state.step(entry.step)
-    if entry.reference is None and step.effects:
-        return state
     step = _with_effect(step, recorded, entry.attempt, entry.reference, entry.result)
     step = replace(step, forward=replace(step.forward, unsettled=False))
     return _reopened(_with_step(state, entry.step, step), step)
@@ -389,8 +425,8 @@ def _on_settled(state: SagaState, recorded: Recorded, entry: StepSettled) -> Sag
     track = replace(track, unsettled=False, ended_at=recorded.at)
     if entry.direction == Direction.COMPENSATE:
         if entry.landed:
-            track = replace(track, done=True)
-            step = replace(step, undone_seq=track.started_seq, undone=True)
+            step = _covered(replace(step, undone=True), track, _given_to_undo(step, track))
+            return _with_step(state, entry.step, step)
         return _with_step(state, entry.step, replace(step, undo=track))
     if entry.landed:
         step = _with_effect(step, recorded, track.attempts, entry.reference, entry.result)

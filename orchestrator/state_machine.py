@@ -1,14 +1,14 @@
 """What must happen next: the pure function at the centre of the engine.
 
-Theory of operation. A saga's log folds to a state (`orchestrator.state`). `next_actions` looks at the
-definition, the state and a moment, and names *all* that must happen: the attempts that should be
-scheduled, or one turn of the saga (unwind, park, end). It reads no clock, no database and no
+Theory of operation. A saga's log folds to a state (`orchestrator.state`). `next_actions` looks at
+the definition, the state and a moment, and names *all* that must happen: the attempts that should
+be scheduled, or one turn of the saga (unwind, park, end). It reads no clock, no database and no
 randomness, so the same log always gives the same answer, on any machine, in any test.
 
-`decide` repeats this until only attempts are left, and returns the entries of the decisions taken on
-the way. Whoever carries them out does so by compare-and-set on the log's seq: who loses reads what
-the other wrote and asks again. Since the answer names the complete set of attempts, carrying it out
-twice changes nothing; that is why recovery needs no path of its own.
+`decide` repeats this until only attempts are left, and returns the entries of the decisions taken
+on the way. Whoever carries them out does so by compare-and-set on the log's seq: who loses reads
+what the other wrote and asks again. Since the answer names the complete set of attempts, carrying
+it out twice changes nothing; that is why recovery needs no path of its own.
 
 The rules, each a promise of the design:
 
@@ -59,6 +59,9 @@ from orchestrator.state import SagaState, State, StepState, Track
 
 Definition = SagaDefinition[Any]
 
+MAX_RETRY_AFTER_SECONDS = 86_400.0
+"""However long the other side asks to be left alone, it is asked again after a day."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
@@ -69,6 +72,7 @@ class Decision:
         state: the state with those entries.
         runs: the complete set of attempts that should be scheduled and are not yet claimed.
         wake_at: the next moment at which the answer may change by itself, or None.
+        awaits: a step waits for a signal.
         visible: the state's name as users see it.
     """
 
@@ -76,6 +80,7 @@ class Decision:
     state: SagaState
     runs: tuple[RunStep, ...]
     wake_at: datetime | None
+    awaits: bool
     visible: State
 
 
@@ -90,7 +95,7 @@ def decide(definition: Definition, state: SagaState, now: datetime, seed: str) -
         actions = next_actions(definition, state, now, seed)
         decisions = [entry for each in actions if (entry := _entry_of(each)) is not None]
         if not decisions:
-            return _decision(definition, state, tuple(entries), actions)
+            return _decision(definition, state, now, tuple(entries), actions)
         for entry in decisions:
             state = state.apply(Recorded(seq=state.seq + 1, at=now, entry=entry))
         entries.extend(decisions)
@@ -116,7 +121,8 @@ def backoff(retry: Retry, tries: int, *spread: object) -> timedelta:
 
     The same saga, step and attempt always get the same pause, so a decision can be replayed.
     """
-    ceiling = min(retry.cap, retry.base * 2 ** min(tries - 1, 40)) if tries > 0 else retry.base
+    doubled = retry.base.total_seconds() * 2.0 ** max(0, min(tries - 1, 60))
+    ceiling = timedelta(seconds=min(doubled, retry.cap.total_seconds()))
     digest = hashlib.blake2b("/".join(map(str, spread)).encode(), digest_size=8).digest()
     return ceiling * (int.from_bytes(digest) / 2**64)
 
@@ -145,23 +151,29 @@ def _entry_of(action: Action) -> Entry | None:
 def _decision(
     definition: Definition,
     state: SagaState,
+    now: datetime,
     entries: tuple[Entry, ...],
     actions: Sequence[Action],
 ) -> Decision:
     runs = tuple(each for each in actions if isinstance(each, RunStep))
     waits = [each.until for each in actions if isinstance(each, AwaitSignal)]
-    wakes = list(waits)
     is_waiting = bool(waits) and not runs and not _open_steps(definition, state)
-    if state.phase is State.RUNNING and state.deadline_at is not None:
-        if not (definition.pivot and state.step(definition.pivot).is_done):
-            wakes.append(state.deadline_at)
     return Decision(
         entries=entries,
         state=state,
         runs=runs,
-        wake_at=min(wakes, default=None),
+        wake_at=min([*waits, *_deadline_ahead(definition, state, now)], default=None),
+        awaits=bool(waits),
         visible=State.WAITING if is_waiting else state.phase,
     )
+
+
+def _deadline_ahead(definition: Definition, state: SagaState, now: datetime) -> list[datetime]:
+    """The saga's deadline, as long as its passing can change anything."""
+    deadline = state.deadline_at
+    if deadline is None or deadline <= now or state.phase is not State.RUNNING:
+        return []
+    return [] if _is_past_the_pivot(definition, state) else [deadline]
 
 
 # -- going forward ---------------------------------------------------------------------------------
@@ -172,7 +184,7 @@ def _going_forward(
 ) -> tuple[Action, ...]:
     trouble = _trouble(definition, state, now)
     if trouble is not None and not _pivot_in_play(definition, state):
-        return _turning_round(definition, state, seed, trouble)
+        return _turning_round(definition, state, now, seed, trouble)
     if all(state.step(each.name).is_done for each in definition.steps):
         return (Complete(),)
     ready = [each for each in definition.steps if _is_ready(definition, state, each)]
@@ -181,7 +193,7 @@ def _going_forward(
 
 
 def _turning_round(
-    definition: Definition, state: SagaState, seed: str, trouble: StartUnwinding
+    definition: Definition, state: SagaState, now: datetime, seed: str, trouble: StartUnwinding
 ) -> tuple[Action, ...]:
     """Start nothing new, settle what is unknown, and unwind once nothing is open."""
     unsettled = [
@@ -191,7 +203,7 @@ def _turning_round(
         and state.step(each.name).forward.open_attempt is None
     ]
     if unsettled:
-        actions = [_settle_by_replay(state, each, seed) for each in unsettled]
+        actions = [_settle_by_replay(state, each, now, seed) for each in unsettled]
         return _park_last(definition, state, actions)
     if _open_steps(definition, state):
         return ()
@@ -200,7 +212,7 @@ def _turning_round(
 
 def _trouble(definition: Definition, state: SagaState, now: datetime) -> StartUnwinding | None:
     """The reason to take the saga back, or None; past the pivot there is none."""
-    if definition.pivot is not None and state.step(definition.pivot).is_done:
+    if _is_past_the_pivot(definition, state):
         return None
     for each in definition.steps:
         if each.kind is not Kind.RETRIABLE and _has_failed(state.step(each.name), each):
@@ -219,6 +231,23 @@ def _has_failed(step: StepState, definition: Step) -> bool:
     return track.failed or track.failures >= definition.retry.max_attempts
 
 
+def _is_past_the_pivot(definition: Definition, state: SagaState) -> bool:
+    """Whether the point of no return is behind; a skipped pivot is once all before it is done."""
+    return (
+        definition.pivot is not None
+        and state.step(definition.pivot).is_done
+        and _is_behind(definition, state, definition.pivot)
+    )
+
+
+def _is_behind(definition: Definition, state: SagaState, name: str) -> bool:
+    """Whether steps after `name` may start: it is done, or skipped and what it follows is done."""
+    known = state.step(name)
+    if not known.skipped:
+        return known.is_done
+    return all(_is_behind(definition, state, earlier) for earlier in definition.after[name])
+
+
 def _pivot_in_play(definition: Definition, state: SagaState) -> bool:
     """Whether the pivot was claimed and not yet answered: then nothing turns round."""
     if definition.pivot is None:
@@ -231,19 +260,17 @@ def _is_ready(definition: Definition, state: SagaState, step: Step) -> bool:
     known = state.step(step.name)
     if known.is_done or known.forward.open_attempt is not None:
         return False
-    return all(state.step(name).is_done for name in definition.after[step.name])
+    return all(_is_behind(definition, state, name) for name in definition.after[step.name])
 
 
 def _next_try(state: SagaState, step: Step, now: datetime, seed: str) -> Action:
     track = state.step(step.name).forward
     if track.crashes >= step.max_crashes:
         return _poison(step)
-    if track.unsettled:
-        return _settle_by_replay(state, step, seed)
+    if track.unsettled or isinstance(track.last, StepWaiting):
+        return _settle_by_replay(state, step, now, seed)
     if track.failed or track.failures >= step.retry.max_attempts:
         return _failed_past_the_pivot(step, track)
-    if isinstance(track.last, StepWaiting):
-        return _after_waiting(state, step, track.last, now)
     return RunStep(
         step=step.name,
         direction=Direction.FORWARD,
@@ -253,11 +280,16 @@ def _next_try(state: SagaState, step: Step, now: datetime, seed: str) -> Action:
     )
 
 
-def _settle_by_replay(state: SagaState, step: Step, seed: str) -> Action:
-    """Ask again under the same key; what the other side answers for it is the truth."""
+def _settle_by_replay(state: SagaState, step: Step, now: datetime, seed: str) -> Action:
+    """Ask again under the same key; what the other side answers for it is the truth.
+
+    When its last answer was to wait, ask after the wait and not before.
+    """
     track = state.step(step.name).forward
     if track.crashes >= step.max_crashes:
         return _poison(step)
+    if isinstance(track.last, StepWaiting):
+        return _after_waiting(state, step, track.last, now, seed)
     if track.unknowns >= step.retry.max_attempts:
         return Park(
             state=State.STUCK,
@@ -274,13 +306,27 @@ def _settle_by_replay(state: SagaState, step: Step, seed: str) -> Action:
     )
 
 
-def _after_waiting(state: SagaState, step: Step, wait: StepWaiting, now: datetime) -> Action:
-    heard = len(state.signals.get(wait.signal, ()))
+def _after_waiting(
+    state: SagaState, step: Step, wait: StepWaiting, now: datetime, seed: str
+) -> Action:
+    known = state.step(step.name)
     until = datetime.fromisoformat(wait.until)
-    if heard <= state.step(step.name).signals_used and now < until:
+    heard = len(state.signals.get(wait.signal, ())) > known.signals_used.get(wait.signal, 0)
+    if not heard and now < until:
         return AwaitSignal(step=step.name, signal=wait.signal, until=until)
-    attempt = state.step(step.name).forward.attempts + 1
-    return RunStep(step=step.name, direction=Direction.FORWARD, attempt=attempt)
+    return RunStep(
+        step=step.name,
+        direction=Direction.FORWARD,
+        attempt=known.forward.attempts + 1,
+        not_before=None if heard else _after_an_empty_wait(known.forward, step, until, seed),
+    )
+
+
+def _after_an_empty_wait(track: Track, step: Step, until: datetime, seed: str) -> datetime | None:
+    """A wait that was over when it was asked for must not make the step run without a pause."""
+    if track.ended_at is None or track.ended_at < until:
+        return None
+    return track.ended_at + backoff(step.retry, track.attempts, seed, step.name, track.attempts)
 
 
 def _failed_past_the_pivot(step: Step, track: Track) -> Park:
@@ -349,8 +395,13 @@ def _unwinding(definition: Definition, state: SagaState, seed: str) -> tuple[Act
 
 
 def needs_undo(step: StepState, definition: Step) -> bool:
-    """Whether the step may have had an effect that no compensation accounts for."""
-    if definition.compensation is None or step.forward.attempts == 0:
+    """Whether the step may have had an effect that no compensation accounts for.
+
+    A pivot that proves to have succeeded after the saga had turned round cannot be undone by us.
+    """
+    if definition.compensation is None:
+        return definition.kind is Kind.PIVOT and step.has_uncovered_effect
+    if step.forward.attempts == step.forward.released:
         return False
     if step.undone_seq:
         return step.has_uncovered_effect
@@ -378,6 +429,8 @@ def _blocked(definition: Definition, name: str, outstanding: Sequence[str]) -> b
 
 def _undo_exhausted(step: StepState, definition: Step) -> bool:
     track = step.undo
+    if definition.compensation is None:
+        return True
     if track.open_attempt is not None or track.done:
         return False
     budget = definition.undo_retry.max_attempts
@@ -393,7 +446,7 @@ def _next_undo(state: SagaState, step: Step, seed: str) -> list[Action]:
     known = state.step(step.name)
     if known.undo.open_attempt is not None:
         return []
-    if step.undone_by is not None and state.step(step.undone_by).undone:
+    if step.undone_by is not None and _undid_too(state.step(step.undone_by), known):
         return [SkipUndo(step=step.name, undone_by=step.undone_by)]
     return [
         RunStep(
@@ -406,6 +459,12 @@ def _next_undo(state: SagaState, step: Step, seed: str) -> list[Action]:
             alone=_runs_alone(known.undo, step),
         )
     ]
+
+
+def _undid_too(later: StepState, step: StepState) -> bool:
+    """Whether the compensation of `later` undid `step` too: it undid an effect that came after."""
+    effect = step.uncovered_effect
+    return later.undone and (effect is None or effect.seq < later.undone_seq)
 
 
 def _park_failed_compensation(outstanding: Sequence[str]) -> Park:
@@ -442,7 +501,7 @@ def _not_before(
     spread = (seed, name, direction, track.attempts)
     match track.last:
         case StepFailed(retry_after_seconds=float() | int() as seconds):
-            asked = timedelta(seconds=seconds)
+            asked = timedelta(seconds=min(seconds, MAX_RETRY_AFTER_SECONDS))
             return track.ended_at + asked + backoff(retry, 1, *spread)
         case StepUnknown(reason=UnknownReason.RAISED):
             return track.ended_at + backoff(retry, track.unknowns, *spread)
@@ -452,6 +511,8 @@ def _not_before(
             if track.crashes <= 1:
                 return None
             return track.ended_at + backoff(retry, track.crashes, *spread)
+        case StepFailed(spends_budget=False):
+            return track.ended_at + backoff(retry, track.attempts, *spread)
         case StepFailed():
             return track.ended_at + backoff(retry, track.failures + track.unknowns, *spread)
         case _:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import psycopg
 import sqlalchemy
 from psycopg import errors
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from orchestrator.errors import LogUnavailableError
@@ -28,26 +29,40 @@ SESSION = {
     "default_transaction_isolation": "read committed",
     "synchronous_commit": "on",
     "statement_timeout": "10s",
-    "lock_timeout": "5s",
-    "idle_in_transaction_session_timeout": "60s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "15s",
 }
+"""The last one is part of recovery: a process that was stopped inside a transaction holds its
+saga's row, and nobody can take over before Postgres has ended that session."""
 
 
 class Moved(Exception):  # noqa: N818 - a control-flow answer between storage and coordinator
     """The statement lost a race inside Postgres and changed nothing."""
 
 
-def create_engine(url: str, *, pool_size: int = 5, application_name: str = "amends") -> Any:
+class Locked(Moved):
+    """Somebody holds the rows in an open transaction; trying again at once would only wait."""
+
+
+def create_engine(
+    url: str,
+    *,
+    pool_size: int = 5,
+    application_name: str = "amends",
+    session: Mapping[str, str] | None = None,
+) -> Any:
     """Return an engine whose sessions have the settings the engine relies on; opens nothing.
 
     Accepts ``postgres://`` and ``postgresql://`` URLs too. Session settings travel as start-up
-    options; a connection pooler that refuses those needs ``ALTER ROLE ... SET`` instead.
+    options; a connection pooler that refuses those needs ``ALTER ROLE ... SET`` instead. `session`
+    overrides some of them.
     """
     parsed = make_url(url.replace("postgres://", "postgresql://", 1))
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     options = " ".join(
-        f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in SESSION.items()
+        f"-c {name}={value.replace(' ', chr(92) + ' ')}"
+        for name, value in {**SESSION, **(session or {})}.items()
     )
     return sqlalchemy.create_engine(
         parsed,
@@ -93,7 +108,7 @@ class Database:
     def _run(self, statement: str, values: Mapping[str, Any]) -> list[Row]:
         try:
             pooled = self.engine.raw_connection()
-        except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
+        except (psycopg.Error, sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
             raise LogUnavailableError(f"no connection to Postgres: {_brief(error)}") from error
         try:
             connection = cast("psycopg.Connection[Row]", pooled.driver_connection)
@@ -103,11 +118,19 @@ class Database:
             finally:
                 if not connection.closed:
                     connection.autocommit = False
+        except errors.LockNotAvailable as error:
+            raise Locked(str(error)) from error
         except MOVED as error:
             raise Moved(str(error)) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             pooled.invalidate()
             raise LogUnavailableError(f"Postgres did not answer: {_brief(error)}") from error
+        except psycopg.Error:
+            raise
+        except BaseException:
+            # Interrupted half-way (a shutdown): nobody knows what the connection still expects.
+            pooled.invalidate()
+            raise
         finally:
             pooled.close()
 
@@ -120,6 +143,24 @@ class Database:
         with self.engine.connect() as connection:
             connection.execution_options(isolation_level="READ COMMITTED")
             yield connection
+
+
+class CommitRefusedError(Exception):
+    """Somebody who was lent a connection tried to commit it."""
+
+
+@contextmanager
+def lent(connection: sqlalchemy.Connection) -> Iterator[None]:
+    """Lend a connection: a commit by the borrower is refused before it reaches Postgres."""
+
+    def refuse(_connection: sqlalchemy.Connection) -> None:
+        raise CommitRefusedError("the engine commits this transaction; the step may not")
+
+    event.listen(connection, "commit", refuse)
+    try:
+        yield
+    finally:
+        event.remove(connection, "commit", refuse)
 
 
 def run_inside(

@@ -7,12 +7,13 @@ never hurts working.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from orchestrator.definition import SagaDefinition
 from orchestrator.entries import Json
 from orchestrator.state import PARKED, State
 from orchestrator.storage.database import Database, Row
@@ -98,6 +99,24 @@ WHERE saga_id = %(id)s ORDER BY due_at
 """
 
 
+CHANGED = """
+SELECT s.definition, s.version, count(*) FROM amends.saga s
+JOIN unnest(%(names)s::text[], %(versions)s::int[], %(hashes)s::text[]) AS d(name, version, hash)
+    ON d.name = s.definition AND d.version = s.version
+WHERE s.due_at IS NOT NULL AND s.definition_hash <> d.hash
+GROUP BY s.definition, s.version ORDER BY s.definition, s.version
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedVersion:
+    """A version whose steps are not what they were; `sagas` of the old shape are in flight."""
+
+    definition: str
+    version: int
+    sagas: int
+
+
 class Reads:
     """Read-only questions about sagas."""
 
@@ -153,6 +172,23 @@ class Reads:
     def states(self, ids: Sequence[UUID]) -> dict[UUID, State]:
         """Return the states of those of `ids` that exist."""
         return {row[0]: State(row[1]) for row in self._database.run(STATES, {"ids": list(ids)})}
+
+    def has_schema(self) -> bool:
+        """Return whether the database was migrated at all."""
+        return bool(self._database.run("SELECT to_regclass('amends.saga') IS NOT NULL", {})[0][0])
+
+    def changed_versions(self, definitions: Iterable[SagaDefinition[Any]]) -> list[ChangedVersion]:
+        """Return the versions that sagas in flight were started with in another shape."""
+        known = list(definitions)
+        rows = self._database.run(
+            CHANGED,
+            {
+                "names": [each.name for each in known],
+                "versions": [each.version for each in known],
+                "hashes": [each.hash for each in known],
+            },
+        )
+        return [ChangedVersion(definition=row[0], version=row[1], sagas=row[2]) for row in rows]
 
     def attempts(self, saga_id: UUID) -> list[AttemptRow]:
         """Return the saga's scheduled and running attempts, the earliest due first."""

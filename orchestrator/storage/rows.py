@@ -135,7 +135,8 @@ class Advance:
     Args:
         seq: the seq it was decided at.
         due_in_seconds: when the saga itself is due next; None leaves that alone.
-        drop: unclaimed attempts that are no longer wanted.
+        schedule: *all* attempts that are wanted and not running; other unclaimed ones are
+            withdrawn, those already written down stay as they are.
         current: step, direction and attempt an operator should see.
     """
 
@@ -146,7 +147,6 @@ class Advance:
     due_in_seconds: float | None = None
     closing: Closing | None = None
     schedule: Sequence[Scheduled] = ()
-    drop: Sequence[AttemptId] = ()
     current: tuple[str, str, int] | None = None
     last_error: str | None = None
     looked: bool = False

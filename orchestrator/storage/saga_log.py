@@ -10,8 +10,8 @@ the same statement that appends the entries. Two kinds of write exist:
 `advance` carries the fast road too: an outcome, the decisions it leads to and the next attempt
 (already claimed, when the same worker goes on) in one statement and one commit.
 
-Lock order is saga, then attempt, except in `claim` and `append_outcome`, which find the saga through
-the attempt. A deadlock between the two is possible, harmless and counts as "moved".
+Lock order is saga, then attempt, except in `claim` and `append_outcome`, which find the saga
+through the attempt. A deadlock between the two is possible, harmless and counts as "moved".
 
 All times are the database's `clock_timestamp()`: `now()` stands still inside a transaction, and the
 clocks of workers are not to be trusted.
@@ -221,33 +221,42 @@ def _advance_name(change: Advance) -> str:
 
 
 def _start_values(sagas: Sequence[NewSaga]) -> dict[str, Any]:
-    attempts = [(each.id, attempt) for each in sagas for attempt in each.attempts]
     return {
-        "ids": [each.id for each in sagas],
-        "definitions": [each.definition for each in sagas],
-        "versions": [each.version for each in sagas],
-        "hashes": [each.definition_hash for each in sagas],
-        "keys": [each.key for each in sagas],
-        "fingerprints": [each.fingerprint for each in sagas],
-        "states": [each.state.value for each in sagas],
-        "deadlines": [each.deadline_seconds for each in sagas],
-        "due_ins": [each.due_in_seconds for each in sagas],
-        "attributes": [_dumps(dict(each.attributes)) for each in sagas],
-        "traces": [None if each.trace is None else _dumps(dict(each.trace)) for each in sagas],
-        "started": [_dumps(encode(each.started)[1]) for each in sagas],
-        "a_saga_ids": [saga_id for saga_id, _ in attempts],
-        **_scheduled_values([attempt for _, attempt in attempts]),
+        "sagas": _dumps([_new_saga_values(each) for each in sagas]),
+        "schedule": _dumps(
+            [
+                {"saga_id": str(saga.id), **_scheduled_values(each)}
+                for saga in sagas
+                for each in saga.attempts
+            ]
+        ),
+    }
+
+
+def _new_saga_values(saga: NewSaga) -> dict[str, Json]:
+    return {
+        "id": str(saga.id),
+        "definition": saga.definition,
+        "version": saga.version,
+        "hash": saga.definition_hash,
+        "key": saga.key,
+        "fingerprint": saga.fingerprint,
+        "state": saga.state,
+        "deadline": saga.deadline_seconds,
+        "due_in": saga.due_in_seconds,
+        "attributes": dict(saga.attributes),
+        "trace": None if saga.trace is None else dict(saga.trace),
+        "started": encode(saga.started)[1],
     }
 
 
 def _advance_values(change: Advance) -> dict[str, Any]:
-    encoded = [encode(each) for each in change.entries]
     step, direction, number = change.current or (None, None, None)
     return {
         "saga_id": change.saga_id,
         "seq": change.seq,
-        "kinds": [kind for kind, _ in encoded],
-        "datas": [_dumps(data) for _, data in encoded],
+        "entries": _dumps([encode(each) for each in change.entries]),
+        "entry_count": len(change.entries),
         "state": change.state.value,
         "ended": change.state in TERMINAL,
         "due_in": change.due_in_seconds,
@@ -256,9 +265,9 @@ def _advance_values(change: Advance) -> dict[str, Any]:
         "direction": direction,
         "number": number,
         "last_error": change.last_error,
-        "drop": [f"{each.step}/{each.direction}/{each.number}" for each in change.drop],
+        "keep": [f"{each.step}/{each.direction}/{each.number}" for each in change.schedule],
+        "schedule": _dumps([_scheduled_values(each) for each in change.schedule]),
         **_closing_values(change.closing),
-        **_scheduled_values(change.schedule),
     }
 
 
@@ -276,19 +285,19 @@ def _closing_values(closing: Closing | None) -> dict[str, Any]:
     }
 
 
-def _scheduled_values(schedule: Sequence[Scheduled]) -> dict[str, Any]:
+def _scheduled_values(attempt: Scheduled) -> dict[str, Json]:
     return {
-        "a_steps": [each.step for each in schedule],
-        "a_directions": [each.direction for each in schedule],
-        "a_numbers": [each.number for each in schedule],
-        "a_queues": [each.queue for each in schedule],
-        "a_delays": [each.delay_seconds for each in schedule],
-        "a_timeouts": [each.timeout_seconds for each in schedule],
-        "a_alones": [each.alone for each in schedule],
-        "a_rungs": [each.rung for each in schedule],
-        "a_tokens": [each.token for each in schedule],
-        "a_owners": [each.owner for each in schedule],
-        "a_leases": [each.lease_seconds for each in schedule],
+        "step": attempt.step,
+        "direction": attempt.direction,
+        "number": attempt.number,
+        "queue": attempt.queue,
+        "delay": attempt.delay_seconds,
+        "timeout": attempt.timeout_seconds,
+        "alone": attempt.alone,
+        "rung": attempt.rung,
+        "token": None if attempt.token is None else str(attempt.token),
+        "owner": attempt.owner,
+        "lease": attempt.lease_seconds,
     }
 
 

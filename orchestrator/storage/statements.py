@@ -16,7 +16,8 @@ _SCHEDULED = """
         rung_count, timeout_for, alone, token, owner, lease_until, timeout_at)
     SELECT {saga_id}, a.step, a.direction, a.number, a.queue,
         clock_timestamp() + make_interval(secs => a.delay),
-        clock_timestamp() + make_interval(secs => CASE WHEN a.rung THEN {patience} ELSE a.delay END),
+        clock_timestamp()
+            + make_interval(secs => CASE WHEN a.rung THEN {patience} ELSE a.delay END),
         a.rung::int, make_interval(secs => a.timeout), a.alone, a.token, a.owner,
         CASE WHEN a.token IS NOT NULL
             THEN clock_timestamp() + make_interval(secs => least(a.lease, a.timeout)) END,
@@ -24,34 +25,32 @@ _SCHEDULED = """
             THEN clock_timestamp() + make_interval(secs => a.timeout) END
 """
 
+_SCHEDULE = (
+    "step text, direction text, number int, queue text, delay float8, timeout float8, "
+    "alone bool, rung bool, token uuid, owner text, lease float8"
+)
+
 START = f"""
 WITH started AS (
     INSERT INTO amends.saga (id, definition, version, definition_hash, key, fingerprint, state, seq,
         due_at, deadline_at, attributes, trace)
     SELECT n.id, n.definition, n.version, n.hash, n.key, n.fingerprint, n.state, 1,
         clock_timestamp() + make_interval(secs => n.due_in),
-        clock_timestamp() + make_interval(secs => n.deadline), n.attributes::jsonb, n.trace::jsonb
-    FROM unnest(%(ids)s::uuid[], %(definitions)s::text[], %(versions)s::int[], %(hashes)s::text[],
-        %(keys)s::text[], %(fingerprints)s::text[], %(states)s::text[], %(deadlines)s::float8[],
-        %(due_ins)s::float8[], %(attributes)s::text[], %(traces)s::text[])
-        AS n(id, definition, version, hash, key, fingerprint, state, deadline, due_in, attributes,
-            trace)
+        clock_timestamp() + make_interval(secs => n.deadline), n.attributes, n.trace
+    FROM json_to_recordset(%(sagas)s::json) AS n(id uuid, definition text, version int, hash text,
+        key text, fingerprint text, state text, deadline float8, due_in float8, attributes jsonb,
+        trace jsonb)
     WHERE NOT EXISTS (SELECT FROM amends.tombstone o
         WHERE o.definition = n.definition AND o.key = n.key)
     ON CONFLICT (definition, key) DO NOTHING
     RETURNING id
 ), logged AS (
     INSERT INTO amends.saga_log (saga_id, seq, kind, data)
-    SELECT e.id, 1, 'SagaStarted', e.data::jsonb
-    FROM unnest(%(ids)s::uuid[], %(started)s::text[]) AS e(id, data) JOIN started USING (id)
+    SELECT started.id, 1, 'SagaStarted', e.started
+    FROM json_to_recordset(%(sagas)s::json) AS e(id uuid, started jsonb) JOIN started USING (id)
 ), scheduled AS (
     {_SCHEDULED.format(saga_id="a.saga_id", patience=RING_PATIENCE_SECONDS)}
-    FROM unnest(%(a_saga_ids)s::uuid[], %(a_steps)s::text[], %(a_directions)s::text[],
-        %(a_numbers)s::int[], %(a_queues)s::text[], %(a_delays)s::float8[], %(a_timeouts)s::float8[],
-        %(a_alones)s::bool[], %(a_rungs)s::bool[], %(a_tokens)s::uuid[], %(a_owners)s::text[],
-        %(a_leases)s::float8[])
-        AS a(saga_id, step, direction, number, queue, delay, timeout, alone, rung, token, owner,
-            lease)
+    FROM json_to_recordset(%(schedule)s::json) AS a(saga_id uuid, {_SCHEDULE})
     WHERE a.saga_id IN (SELECT id FROM started)
 )
 SELECT id FROM started
@@ -106,7 +105,7 @@ FROM moved, claimed
 ADVANCE = f"""
 WITH moved AS (
     UPDATE amends.saga SET
-        seq = %(seq)s + cardinality(%(kinds)s::text[]),
+        seq = %(seq)s + %(entry_count)s,
         state = %(state)s,
         due_at = CASE WHEN %(ended)s THEN NULL
             WHEN %(due_in)s::float8 IS NULL THEN coalesce(due_at, clock_timestamp())
@@ -129,17 +128,18 @@ WITH moved AS (
         (t.step = %(c_step)s AND t.direction = %(c_direction)s AND t.number = %(c_number)s
             AND {HOLDS_TOKEN})
         OR (t.token IS NULL AND t.step || '/' || t.direction || '/' || t.number
-            = ANY(%(drop)s::text[])))
+            <> ALL(%(keep)s::text[])))
 ), logged AS (
     INSERT INTO amends.saga_log (saga_id, seq, kind, data)
-    SELECT moved.id, %(seq)s + e.n, e.kind, e.data::jsonb
-    FROM moved, unnest(%(kinds)s::text[], %(datas)s::text[]) WITH ORDINALITY AS e(kind, data, n)
+    SELECT moved.id, %(seq)s + e.n, e.entry->>0, (e.entry->1)::jsonb
+    FROM moved, json_array_elements(%(entries)s::json) WITH ORDINALITY AS e(entry, n)
 ), scheduled AS (
     {_SCHEDULED.format(saga_id="moved.id", patience=RING_PATIENCE_SECONDS)}
-    FROM moved, unnest(%(a_steps)s::text[], %(a_directions)s::text[], %(a_numbers)s::int[],
-        %(a_queues)s::text[], %(a_delays)s::float8[], %(a_timeouts)s::float8[], %(a_alones)s::bool[],
-        %(a_rungs)s::bool[], %(a_tokens)s::uuid[], %(a_owners)s::text[], %(a_leases)s::float8[])
-        AS a(step, direction, number, queue, delay, timeout, alone, rung, token, owner, lease)
+    FROM moved, json_to_recordset(%(schedule)s::json) AS a({_SCHEDULE})
+    ON CONFLICT (saga_id, step, direction, number) DO UPDATE SET token = excluded.token,
+        owner = excluded.owner, lease_until = excluded.lease_until,
+        timeout_at = excluded.timeout_at
+    WHERE attempt.token IS NULL AND excluded.token IS NOT NULL
 )
 SELECT id FROM moved
 """
@@ -206,7 +206,8 @@ WITH old AS (
         = (old.saga_id, old.step, old.direction, old.number)
     RETURNING t.token, t.lease_until
 )
-SELECT t.token, extract(epoch FROM coalesce(e.lease_until, t.lease_until) - clock_timestamp())::float8
+SELECT t.token,
+    extract(epoch FROM coalesce(e.lease_until, t.lease_until) - clock_timestamp())::float8
 FROM amends.attempt t LEFT JOIN extended e ON e.token = t.token
 WHERE t.saga_id = ANY(%(saga_ids)s::uuid[]) AND t.token = ANY(%(tokens)s::uuid[])
 """

@@ -1,0 +1,268 @@
+"""What recovery asks the database: which attempts and sagas are due and nobody is moving.
+
+Every question is safe to ask from many processes at once. Rows are picked with SKIP LOCKED and
+their next moment is written in the same statement, so two sweepers share the work instead of
+doubling it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from orchestrator.doorbell import Ring
+from orchestrator.state import State
+from orchestrator.storage.database import Database, Row
+from orchestrator.storage.rows import RING_PATIENCE_SECONDS, AttemptId, OpenAttempt
+
+BLIND_PATIENCE_SECONDS = 900.0
+"""How long a ring is trusted while the depth of its queue cannot be read."""
+
+LOOKING_SECONDS = 10.0
+"""How long one sweeper has a due saga to itself."""
+
+FOREIGN_LOOK_SECONDS = 30.0
+"""A saga of a definition this process has not comes due again after this long, then twice that."""
+
+MAX_FOREIGN_LOOK_SECONDS = 3600.0
+
+EXPIRED = """
+SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner
+FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
+WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NOT NULL
+    AND s.definition_hash = ANY(%(hashes)s::text[])
+ORDER BY t.lease_until LIMIT %(limit)s
+FOR UPDATE OF s SKIP LOCKED
+"""
+# A saga whose row a stopped process still holds is left for a later sweep, instead of waiting here.
+
+OWNED = """
+SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner
+FROM amends.attempt t WHERE t.owner = ANY(%(owners)s::text[]) AND t.token IS NOT NULL
+"""
+
+_RINGS = """
+    RETURNING t.saga_id, t.step, t.direction, t.number, t.queue, picked.definition
+"""
+
+RING_FIRST = f"""
+WITH picked AS (
+    SELECT t.saga_id, t.step, t.direction, t.number, s.definition
+    FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
+    WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NULL
+        AND t.rung_count = 0 AND s.definition_hash = ANY(%(hashes)s::text[])
+    ORDER BY t.ring_at LIMIT %(limit)s
+    FOR UPDATE OF t SKIP LOCKED
+)
+UPDATE amends.attempt t SET rung_count = 1,
+    ring_at = clock_timestamp() + make_interval(secs => {RING_PATIENCE_SECONDS})
+FROM picked WHERE (t.saga_id, t.step, t.direction, t.number)
+    = (picked.saga_id, picked.step, picked.direction, picked.number)
+{_RINGS}
+"""
+
+RUNG = """
+SELECT t.queue, count(*), count(*) FILTER (WHERE t.ring_at <= clock_timestamp())
+FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
+WHERE t.token IS NULL AND t.rung_count > 0 AND s.definition_hash = ANY(%(hashes)s::text[])
+GROUP BY t.queue
+"""
+
+ANY_OVERDUE = """
+SELECT EXISTS (SELECT FROM amends.attempt t
+    WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NULL
+        AND t.rung_count > 0)
+"""
+
+RING_AGAIN = f"""
+WITH picked AS (
+    SELECT t.saga_id, t.step, t.direction, t.number, s.definition
+    FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
+    WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NULL
+        AND t.rung_count > 0 AND t.queue = %(queue)s
+        AND s.definition_hash = ANY(%(hashes)s::text[])
+    ORDER BY t.due_at LIMIT %(limit)s
+    FOR UPDATE OF t SKIP LOCKED
+)
+UPDATE amends.attempt t SET rung_count = t.rung_count + 1,
+    ring_at = clock_timestamp() + make_interval(secs => %(patience)s)
+FROM picked WHERE (t.saga_id, t.step, t.direction, t.number)
+    = (picked.saga_id, picked.step, picked.direction, picked.number)
+{_RINGS}
+"""
+
+UNRING = """
+UPDATE amends.attempt t SET ring_at = clock_timestamp() + make_interval(secs => %(pause)s)
+FROM unnest(%(saga_ids)s::uuid[], %(steps)s::text[], %(directions)s::text[], %(numbers)s::int[])
+    AS r(saga_id, step, direction, number)
+WHERE (t.saga_id, t.step, t.direction, t.number) = (r.saga_id, r.step, r.direction, r.number)
+    AND t.token IS NULL
+"""
+
+NEXT_TIMER = """
+SELECT extract(epoch FROM t.ring_at - clock_timestamp())::float8 FROM amends.attempt t
+WHERE coalesce(t.lease_until, t.ring_at) > clock_timestamp() AND t.token IS NULL
+    AND t.rung_count = 0
+ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT 1
+"""
+
+DUE = f"""
+WITH picked AS (
+    SELECT s.id FROM amends.saga s
+    WHERE s.due_at <= clock_timestamp()
+    ORDER BY s.due_at LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE amends.saga s SET
+    look_count = s.look_count + (s.definition_hash <> ALL(%(hashes)s::text[]))::int,
+    due_at = clock_timestamp() + make_interval(secs =>
+        CASE WHEN s.definition_hash = ANY(%(hashes)s::text[]) THEN {LOOKING_SECONDS}
+        ELSE least({FOREIGN_LOOK_SECONDS} * 2.0 ^ least(s.look_count, 16),
+            {MAX_FOREIGN_LOOK_SECONDS}) END)
+FROM picked WHERE s.id = picked.id
+RETURNING s.id, s.definition, s.version, s.state, s.definition_hash = ANY(%(hashes)s::text[])
+"""
+
+WAKE_FOREIGN = """
+UPDATE amends.saga SET due_at = clock_timestamp(), look_count = 0
+WHERE due_at > clock_timestamp() AND look_count > 0
+    AND state NOT IN ('stuck', 'failed_compensation')
+    AND definition_hash = ANY(%(hashes)s::text[])
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """The rung and unclaimed attempts of one queue; `overdue` of them rang a good while ago."""
+
+    queue: str
+    rung: int
+    overdue: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueSaga:
+    """A saga whose time has come; `is_known`: this process has its definition."""
+
+    id: UUID
+    definition: str
+    version: int
+    state: State
+    is_known: bool
+
+
+class Attempts:
+    """Due attempts and sagas, of the definitions whose hashes are given."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def expired(self, hashes: Sequence[str], limit: int) -> list[OpenAttempt]:
+        """Return attempts whose lease is over, the longest over first."""
+        values = {"hashes": list(hashes), "limit": limit}
+        rows = self._database.run(EXPIRED, values, writes="sweep.commit")
+        return [_open_attempt(row, is_expired=True) for row in rows]
+
+    def owned_by(self, owners: Sequence[str]) -> list[OpenAttempt]:
+        """Return the attempts that these processes hold."""
+        rows = self._database.run(OWNED, {"owners": list(owners)})
+        return [_open_attempt(row, is_expired=False) for row in rows]
+
+    def ring_first(self, hashes: Sequence[str], limit: int) -> list[Ring]:
+        """Take due attempts that were never rung, and note that they are rung now."""
+        values = {"hashes": list(hashes), "limit": limit}
+        rows = self._database.run(RING_FIRST, values, writes="sweep.commit")
+        return [_ring(row) for row in rows]
+
+    def next_timer(self) -> float | None:
+        """Return in how many seconds the next attempt comes due that was never rung, or None."""
+        rows = self._database.run(NEXT_TIMER, {})
+        return rows[0][0] if rows else None
+
+    def backlogs(self, hashes: Sequence[str]) -> list[Backlog]:
+        """Return, per queue, how many attempts were rung and are unclaimed; empty if none is late.
+
+        Counting reads every unclaimed attempt, so it is done only when one is overdue.
+        """
+        if not self._database.run(ANY_OVERDUE, {})[0][0]:
+            return []
+        rows = self._database.run(RUNG, {"hashes": list(hashes)})
+        return [Backlog(queue=row[0], rung=row[1], overdue=row[2]) for row in rows if row[2]]
+
+    def ring_again(
+        self, queue: str, hashes: Sequence[str], limit: int, patience_seconds: float
+    ) -> list[Ring]:
+        """Take up to `limit` overdue attempts of `queue`, oldest first, and note the new ring."""
+        rows = self._database.run(
+            RING_AGAIN,
+            {
+                "queue": queue,
+                "hashes": list(hashes),
+                "limit": limit,
+                "patience": patience_seconds,
+            },
+            writes="sweep.commit",
+        )
+        return [_ring(row) for row in rows]
+
+    def unring(self, rings: Sequence[Ring], pause_seconds: float) -> None:
+        """Note that these were not rung after all: look at them again after a pause."""
+        values = {
+            "saga_ids": [each.saga_id for each in rings],
+            "steps": [each.step for each in rings],
+            "directions": [each.direction for each in rings],
+            "numbers": [each.attempt for each in rings],
+            "pause": pause_seconds,
+        }
+        self._database.run(UNRING, values, writes="sweep.commit")
+
+    def due_sagas(self, hashes: Sequence[str], limit: int) -> list[DueSaga]:
+        """Take sagas whose time has come; a foreign one is put off, longer each time."""
+        values = {"hashes": list(hashes), "limit": limit}
+        rows = self._database.run(DUE, values, writes="sweep.commit")
+        return [
+            DueSaga(
+                id=row[0],
+                definition=row[1],
+                version=row[2],
+                state=State(row[3]),
+                is_known=row[4],
+            )
+            for row in rows
+        ]
+
+    def wake_foreign(self, hashes: Sequence[str]) -> None:
+        """Make sagas due that others put off because only this process has their definition."""
+        self._database.run(WAKE_FOREIGN, {"hashes": list(hashes)}, writes="sweep.commit")
+
+
+def attempt_of(ring: Ring) -> AttemptId:
+    """Return the attempt that a ring is for."""
+    return AttemptId(
+        saga_id=ring.saga_id, step=ring.step, direction=ring.direction, number=ring.attempt
+    )
+
+
+def _ring(row: Row) -> Ring:
+    saga_id, step, direction, number, queue, definition = row
+    return Ring(
+        definition=definition,
+        saga_id=saga_id,
+        step=step,
+        direction=direction,
+        attempt=number,
+        queue=queue,
+    )
+
+
+def _open_attempt(row: Sequence[Any], *, is_expired: bool) -> OpenAttempt:
+    saga_id, step, direction, number, queue, token, owner = row
+    return OpenAttempt(
+        id=AttemptId(saga_id=saga_id, step=step, direction=direction, number=number),
+        queue=queue,
+        token=token,
+        owner=owner,
+        is_expired=is_expired,
+    )

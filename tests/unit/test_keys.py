@@ -1,0 +1,65 @@
+"""Keys are derived, never minted, and never from the attempt."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.keys import forward_key, key_of, undo_key
+from tests.histories import COMPENSATE, FORWARD, History, doing, saga
+
+SHOP = saga(doing("pay"), doing("ship"))
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,59}", fullmatch=True)
+KEYS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=200)
+
+
+def test_every_attempt_of_a_step_has_the_same_key() -> None:
+    history = History(SHOP)
+    first = key_of(history.state, "shop", "order-1", "pay", FORWARD)
+    history.fails("pay").crashes("pay").released("pay").claims("pay")
+    assert key_of(history.state, "shop", "order-1", "pay", FORWARD) == first
+
+
+def test_a_start_repeated_after_a_lossy_fail_over_derives_the_same_keys() -> None:
+    one, other = History(SHOP), History(SHOP)
+    assert key_of(one.state, "shop", "order-1", "pay", FORWARD) == key_of(
+        other.state, "shop", "order-1", "pay", FORWARD
+    )
+
+
+def test_the_undo_of_another_effect_has_another_key() -> None:
+    forward = forward_key("shop", "order-1", "pay")
+    assert len({undo_key(forward, "pay-1"), undo_key(forward, "pay-2"), forward}) == 3
+
+
+def test_an_undo_without_a_known_effect_has_a_key_too() -> None:
+    history = History(SHOP).declined("pay")
+    assert key_of(history.state, "shop", "order-1", "pay", COMPENSATE).startswith("undo-")
+
+
+def test_only_a_settled_unknown_gives_a_new_generation() -> None:
+    history = History(SHOP).unknown("pay").settles("pay", landed=None)
+    assert history.state.step("pay").generation == 1
+    assert history.settles("pay", landed=False).state.step("pay").generation == 2
+
+
+def test_the_key_is_the_one_that_was_promised() -> None:
+    """Changing the derivation would charge every saga in flight a second time."""
+    assert forward_key("shop", "order-1", "pay") == "shop-pay-77e9c38b54ec8e474128ca134fea192d"
+
+
+@given(NAMES, KEYS, NAMES, st.integers(1, 5))
+def test_keys_fit_the_strictest_gateway_and_show_nothing_a_customer_typed(
+    definition: str, key: str, step: str, generation: int
+) -> None:
+    derived = forward_key(definition, key, step, generation)
+    assert len(derived) <= 255
+    assert derived.isascii()
+    assert derived.removeprefix(f"{definition}-{step}-").isalnum()
+
+
+@given(st.tuples(NAMES, KEYS, NAMES), st.tuples(NAMES, KEYS, NAMES))
+def test_different_steps_never_share_a_key(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    assert (forward_key(*one) == forward_key(*other)) == (one == other)

@@ -1,0 +1,192 @@
+"""Every way an attempt can end becomes one value."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator import outcomes
+from orchestrator.context import Effect, Movement, NothingThere
+from orchestrator.entries import (
+    StepFailed,
+    StepReleased,
+    StepSucceeded,
+    StepUnknown,
+    StepWaiting,
+    UnknownReason,
+    encode,
+)
+from orchestrator.errors import OutcomeUnknown, PayloadError, Retriable, Terminal, Wait
+from tests.histories import COMPENSATE, FORWARD, Order, doing
+
+PAY = doing("pay")
+ROWS = doing("rows", transactional=True)
+LOOK = doing("look", read_only=True)
+
+
+def raised(error: BaseException, step: Any = PAY, direction: str = FORWARD) -> Any:
+    return outcomes.raised(step, direction, 1, error)
+
+
+def test_a_returned_value_is_a_success() -> None:
+    assert outcomes.succeeded(PAY, FORWARD, 1, {"x": 1}) == StepSucceeded(
+        step="pay", direction=FORWARD, attempt=1, result={"x": 1}
+    )
+
+
+def test_a_returned_model_becomes_json() -> None:
+    assert outcomes.succeeded(PAY, FORWARD, 1, Order(amount=2)).result == {
+        "amount": 2,
+        "gift": False,
+    }
+
+
+def test_an_effect_keeps_its_reference_and_the_money_it_moved() -> None:
+    moved = Movement(kind="authorize", amount_minor=5, currency="EUR")
+    outcome = outcomes.succeeded(PAY, FORWARD, 1, Effect(value=1, reference="p", movements=[moved]))
+    assert (outcome.result, outcome.reference) == (1, "p")
+    assert outcome.movements == [
+        {"kind": "authorize", "amount_minor": 5, "currency": "EUR", "reference": None}
+    ]
+
+
+@pytest.mark.parametrize(("returned", "undone"), [(None, True), (NothingThere(), False)])
+def test_a_compensation_says_whether_there_was_anything(returned: Any, undone: bool) -> None:
+    assert outcomes.succeeded(PAY, COMPENSATE, 1, returned).undone is undone
+
+
+@pytest.mark.parametrize("returned", [object(), float("nan"), "x" * 70_000, {"a": {1, 2}}])
+def test_a_result_that_cannot_be_logged_is_refused(returned: Any) -> None:
+    with pytest.raises(PayloadError):
+        outcomes.succeeded(PAY, FORWARD, 1, returned)
+
+
+def test_a_reference_that_postgres_could_not_store_is_made_printable() -> None:
+    outcome = outcomes.succeeded(PAY, FORWARD, 1, Effect(reference="a\x00\ud800"))
+    assert outcome.reference == "a\\x00?"
+
+
+EXPECTED: list[tuple[Any, BaseException, type]] = [
+    (PAY, Retriable("busy"), StepFailed),
+    (PAY, Terminal("declined"), StepFailed),
+    (PAY, OutcomeUnknown("hm"), StepUnknown),
+    (PAY, ValueError("?"), StepUnknown),
+    (PAY, TimeoutError(), StepUnknown),
+    (PAY, PayloadError("result"), StepUnknown),
+    (ROWS, ValueError("?"), StepFailed),
+    (ROWS, OutcomeUnknown("hm"), StepFailed),
+    (LOOK, ValueError("?"), StepFailed),
+    (LOOK, OutcomeUnknown("hm"), StepFailed),
+    (PAY, Wait("answer", datetime(2026, 1, 1, tzinfo=UTC)), StepWaiting),
+]
+
+
+@pytest.mark.parametrize(("step", "error", "kind"), EXPECTED)
+def test_each_exception_has_its_outcome(step: Any, error: BaseException, kind: type) -> None:
+    assert type(raised(error, step)) is kind
+
+
+def test_a_compensation_cannot_wait_so_what_it_did_is_unknown() -> None:
+    wait = Wait("answer", datetime(2026, 1, 1, tzinfo=UTC))
+    assert isinstance(raised(wait, direction=COMPENSATE), StepUnknown)
+
+
+def test_only_a_terminal_answer_for_the_key_is_decisive() -> None:
+    assert raised(Terminal("no", decisive=True)).decisive
+    assert not raised(Terminal("no")).decisive
+    assert not raised(Retriable("busy")).decisive
+
+
+def test_foreign_errors_mean_what_the_definition_says() -> None:
+    step = doing("pay", terminal_errors=[KeyError], retriable_errors=[OSError])
+    assert raised(KeyError("x"), step).terminal
+    assert not raised(OSError("x"), step).terminal
+
+
+def test_how_long_to_wait_and_whether_it_counts_come_from_the_step() -> None:
+    outcome = raised(Retriable("slow", retry_after=timedelta(seconds=9), spends_budget=False))
+    assert (outcome.retry_after_seconds, outcome.spends_budget) == (9.0, False)
+
+
+def test_code_and_details_are_kept() -> None:
+    outcome = raised(Terminal("no", code="card_declined", details={"try": 1}))
+    assert outcome.error == {
+        "type": "Terminal",
+        "message": "no",
+        "code": "card_declined",
+        "details": {"try": 1},
+    }
+
+
+class Unprintable(Exception):  # noqa: N818 - it stands for other people's exceptions
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unprintable(),
+        Terminal("x" * 10_000),
+        Terminal("a\x00b\ud800"),
+        Terminal("no", code=object()),  # type: ignore[arg-type]
+        Terminal("no", details={"x": object()}),
+        Terminal("no", details={"x": "y" * 100_000}),
+    ],
+)
+def test_an_error_of_any_shape_can_be_logged(error: BaseException) -> None:
+    written = json.dumps(encode(raised(error))[1])
+    assert len(written) < 70_000
+    assert "\\u0000" not in written
+
+
+@given(st.text())
+def test_any_text_becomes_text_that_postgres_can_store(text: str) -> None:
+    stored = outcomes.printable(text)
+    assert "\x00" not in stored
+    stored.encode()
+
+
+@pytest.mark.parametrize(
+    ("step", "reason", "kind"),
+    [
+        (PAY, UnknownReason.LEASE_LOST, StepUnknown),
+        (PAY, UnknownReason.DRAINED, StepUnknown),
+        (ROWS, UnknownReason.CRASHED, StepFailed),
+        (LOOK, UnknownReason.CRASHED, StepFailed),
+    ],
+)
+def test_a_given_up_attempt_is_unknown_only_if_it_could_have_had_an_effect(
+    step: Any, reason: UnknownReason, kind: type
+) -> None:
+    assert type(outcomes.given_up(step, FORWARD, 1, reason)) is kind
+
+
+@pytest.mark.parametrize(
+    ("reason", "crashed"), [(UnknownReason.CRASHED, True), (UnknownReason.DRAINED, False)]
+)
+def test_a_drained_attempt_is_not_blamed_for_a_crash(reason: UnknownReason, crashed: bool) -> None:
+    outcome = outcomes.given_up(ROWS, FORWARD, 1, reason)
+    assert isinstance(outcome, StepFailed)
+    assert (outcome.crashed, outcome.spends_budget) == (crashed, False)
+
+
+def test_a_hand_back_leaves_nothing_to_keep() -> None:
+    assert outcomes.late(StepReleased(step="pay", direction=FORWARD, attempt=1)) is None
+
+
+def test_a_late_success_keeps_what_is_needed_to_undo_it() -> None:
+    success = outcomes.succeeded(PAY, FORWARD, 2, Effect(value={"x": 1}, reference="p"))
+    late = outcomes.late(success)
+    assert late is not None
+    assert (late.outcome, late.attempt, late.reference, late.result) == (
+        "succeeded",
+        2,
+        "p",
+        {"x": 1},
+    )

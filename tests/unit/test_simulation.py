@@ -1,0 +1,278 @@
+"""Random sagas, random outcomes in random order: what must hold whatever happens."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.definition import Kind, SagaDefinition, Step
+from orchestrator.entries import Direction, StepStarted, UnknownReason, UnwindingStarted
+from orchestrator.state import PARKED, TERMINAL
+from orchestrator.state_machine import decide
+from tests.histories import COMPENSATE, FORWARD, History, doing, nothing, saga
+
+MAX_EVENTS = 400
+
+
+@st.composite
+def definitions(draw: st.DrawFn) -> SagaDefinition[Any]:
+    """Linear and branching sagas of one to six steps, half of them with a pivot."""
+    count = draw(st.integers(1, 6))
+    branching = draw(st.booleans())
+    pivot_at = draw(st.one_of(st.none(), st.integers(0, count - 1)))
+    steps: list[Step] = []
+    for number in range(count):
+        options: dict[str, Any] = {}
+        if pivot_at is not None and number == pivot_at:
+            options["pivot"] = True
+        elif pivot_at is not None and number > pivot_at:
+            options["retriable"] = True
+        else:
+            kind = draw(st.sampled_from(["undo", "undo", "undo", "none", "tx", "read"]))
+            if kind == "none":
+                options["no_compensation"] = "none, because it only writes a note"
+            elif kind == "read":
+                options["read_only"] = True
+            elif kind == "tx":
+                options |= {"transactional": True, "compensation": nothing}
+        if draw(st.integers(0, 4)) == 0:
+            options["when"] = lambda order: order.gift
+        if branching and number > 0:
+            options["after"] = _after(draw, steps, number, pivot_at)
+        steps.append(doing(f"s{number}", **options))
+    deadline = draw(st.sampled_from([None, None, timedelta(seconds=2)]))
+    return saga(*steps, deadline=deadline)
+
+
+def _after(draw: st.DrawFn, steps: list[Step], number: int, pivot_at: int | None) -> list[str]:
+    names = [each.name for each in steps]
+    if pivot_at is not None and number == pivot_at:
+        return names  # everything comes before the pivot
+    if pivot_at is not None and number > pivot_at:
+        later = names[pivot_at:]
+        return draw(st.lists(st.sampled_from(later), min_size=1, unique=True))
+    return draw(st.lists(st.sampled_from(names), max_size=2, unique=True))
+
+
+class Simulation:
+    """Lets one random thing happen at a time, and checks what must always hold."""
+
+    def __init__(self, draw: st.DataObject, definition: SagaDefinition[Any]) -> None:
+        self.draw = draw.draw
+        self.history = History(definition, gift=self.draw(st.booleans()))
+        self.given_up: list[tuple[str, int]] = []
+        self.effects_outside: dict[str, bool] = {}
+        self.chaos = self.draw(st.integers(0, 40))
+
+    def run(self) -> None:
+        for _ in range(MAX_EVENTS):
+            self.check()
+            if self.chaos > 0:
+                self.chaos -= 1
+                self.happens()
+            elif not self.calms():
+                return
+        raise AssertionError(f"no end after {MAX_EVENTS} events: {self.history.kinds[-30:]}")
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def happens(self) -> None:
+        history = self.history
+        choices = ["time"]
+        if history.decision.runs:
+            choices += ["claim"] * 6
+        if self.opened():
+            choices += ["end"] * 6
+        if history.state.phase.value == "running" and history.state.cancel is None:
+            choices.append("cancel")
+        if self.given_up:
+            choices.append("late")
+        match self.draw(st.sampled_from(choices)):
+            case "time":
+                history.later(seconds=self.draw(st.sampled_from([0.1, 1.0, 3.0])))
+            case "claim":
+                run = self.draw(st.sampled_from(history.decision.runs))
+                history.claims(run.step, run.direction)
+            case "end":
+                self.ends(*self.draw(st.sampled_from(self.opened())))
+            case "cancel":
+                history.cancelled()
+            case "late":
+                name, attempt = self.draw(st.sampled_from(self.given_up))
+                self.given_up.remove((name, attempt))
+                history.late(name, attempt, self.draw(st.sampled_from([None, "r1", "r2"])))
+            case unheard_of:
+                raise AssertionError(unheard_of)
+
+    def calms(self) -> bool:
+        """Everything that is asked for succeeds; False when nothing is left to do."""
+        history = self.history
+        if self.opened():
+            name, direction = self.opened()[0]
+            history.succeeds(name, direction=direction)
+            return True
+        if history.decision.runs:
+            run = history.decision.runs[0]
+            history.succeeds(run.step, direction=run.direction)
+            return True
+        if history.decision.wake_at is not None:
+            history.now = max(history.now, history.decision.wake_at)
+            history.looks()
+            return bool(history.decision.runs) or not self.is_over()
+        assert self.is_over(), f"forgotten: {history.visible} after {history.kinds}"
+        return False
+
+    def ends(self, name: str, direction: str) -> None:
+        history = self.history
+        attempt = history.state.step(name).track(direction).open_attempt
+        definition = history.definition.step(name)
+        endings = ["succeeds", "succeeds", "fails", "declined", "refused", "released", "limited"]
+        if definition.transactional or definition.read_only:
+            endings.append("died")
+        else:
+            endings += ["unknown", "crashes", "drained"]
+        if direction == COMPENSATE:
+            endings.append("nothing")
+        else:
+            endings.append("waits")
+        ending = self.draw(st.sampled_from(endings))
+        match ending:
+            case "succeeds":
+                reference = self.draw(st.sampled_from([None, "r1"]))
+                history.succeeds(name, direction=direction, reference=reference)
+            case "fails":
+                history.fails(name, direction)
+            case "declined":
+                history.declined(name, direction)
+            case "refused":
+                history.fails(name, direction, terminal=True)
+            case "released":
+                history.released(name, direction)
+            case "limited":
+                history.fails(name, direction, spends_budget=False, retry_after_seconds=0.5)
+            case "died":
+                history.fails(name, direction, crashed=True, spends_budget=False)
+            case "unknown":
+                history.unknown(name, direction)
+            case "crashes":
+                history.crashes(name, direction)
+            case "drained":
+                history.unknown(name, direction, UnknownReason.DRAINED)
+            case "nothing":
+                history.finds_nothing(name)
+            case "waits":
+                history.waits(name, "answer", seconds=self.draw(st.sampled_from([0.0, 1.0])))
+            case unheard_of:
+                raise AssertionError(unheard_of)
+        if direction == FORWARD and ending in ("unknown", "crashes", "drained"):
+            assert attempt is not None
+            self.given_up.append((name, attempt))
+
+    def opened(self) -> list[tuple[str, str]]:
+        return [
+            (name, direction)
+            for name, step in self.history.state.steps.items()
+            for direction in (FORWARD, COMPENSATE)
+            if step.track(direction).open_attempt is not None
+        ]
+
+    def is_over(self) -> bool:
+        return self.history.visible in TERMINAL | PARKED
+
+    # -- what must hold ----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        history = self.history
+        assert history.replayed() == history.state
+        again = decide(history.definition, history.state, history.now, "seed")
+        assert not again.entries, f"decided twice: {again.entries}"
+        assert again.runs == history.decision.runs
+        self.check_moving()
+        self.check_undo_order()
+        self.check_compensated()
+
+    def check_moving(self) -> None:
+        """Whatever is not over is under way, asked for, or wakes up by itself."""
+        history = self.history
+        moving = self.opened() or history.decision.runs or history.decision.wake_at
+        assert self.is_over() or moving, f"forgotten: {history.visible} after {history.kinds}"
+        if self.is_over():
+            assert not history.decision.runs
+
+    def check_undo_order(self) -> None:
+        history = self.history
+        undoing = {run.step for run in history.decision.runs if run.direction == COMPENSATE}
+        undoing |= {name for name, direction in self.opened() if direction == COMPENSATE}
+        if undoing:
+            forward = [name for name, direction in self.opened() if direction == FORWARD]
+            assert not forward, f"{undoing} undone while {forward} runs"
+            assert not any(run.direction == FORWARD for run in history.decision.runs)
+        for name in undoing:
+            for other in undoing:
+                assert name not in _later(history.definition, other), (
+                    f"{other} undone before {name}"
+                )
+
+    def check_compensated(self) -> None:
+        history = self.history
+        if history.visible.value == "compensated":
+            for each in history.definition.steps:
+                known = history.state.step(each.name)
+                if each.compensation is not None or each.kind is Kind.PIVOT:
+                    assert not known.has_uncovered_effect, f"{each.name} is not taken back"
+                    called = known.forward.attempts - known.forward.released
+                    if each.compensation and not each.transactional and called:
+                        assert known.undone_seq, f"{each.name} may have run and was not undone"
+        if history.visible.value == "completed":
+            assert all(history.state.step(s.name).is_done for s in history.definition.steps)
+
+
+def _later(definition: SagaDefinition[Any], name: str) -> set[str]:
+    found: set[str] = set()
+    for each in definition.before[name]:
+        found |= {each} | _later(definition, each)
+    return found
+
+
+@settings(
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
+)
+@given(st.data())
+def test_whatever_happens_a_saga_keeps_its_promises_and_ends(data: st.DataObject) -> None:
+    definition = data.draw(definitions())
+    simulation = Simulation(data, definition)
+    simulation.run()
+    _check_order_of_the_whole_log(simulation.history)
+
+
+def _check_order_of_the_whole_log(history: History) -> None:
+    """No step starts before those it comes after, and none forward after an unwinding began."""
+    unwinding = False
+    for place, recorded in enumerate(history.log):
+        match recorded.entry:
+            case UnwindingStarted():
+                unwinding = True
+            case StepStarted(direction=Direction.FORWARD, step=name):
+                assert not unwinding, f"{name} went forward while the saga unwinds"
+                began = {
+                    each.entry.step
+                    for each in history.log[:place]
+                    if isinstance(each.entry, StepStarted)
+                }
+                for earlier in _earlier(history.definition, name):
+                    skipped = history.state.step(earlier).skipped
+                    assert skipped or earlier in began, f"{name} before {earlier}"
+            case _:
+                pass
+
+
+def _earlier(definition: SagaDefinition[Any], name: str) -> set[str]:
+    found: set[str] = set()
+    for each in definition.after[name]:
+        found |= {each} | _earlier(definition, each)
+    return found
