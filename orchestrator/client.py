@@ -11,13 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import sqlalchemy
 from pydantic import BaseModel
-from sqlalchemy import event
-from sqlalchemy.orm import Session
 
 from orchestrator.definition import Definitions, SagaDefinition
 from orchestrator.doorbell import Doorbell, Ring, SilentDoorbell, ring_each
@@ -37,19 +34,24 @@ from orchestrator.payloads import checked_key, fingerprint, read_back, to_json, 
 from orchestrator.planning import scheduled
 from orchestrator.state import SagaState, State
 from orchestrator.state_machine import decide
-from orchestrator.storage.database import MOVED, Database, Moved
+from orchestrator.storage.callers_transaction import (
+    CallersTransaction,
+    HiddenHolderError,
+    Transaction,
+)
+from orchestrator.storage.database import Database, Moved
 from orchestrator.storage.reads import Reads, SagaSummary
 from orchestrator.storage.rows import LOOK_SECONDS, NewSaga
 from orchestrator.storage.saga_log import SagaLog, new_id
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
 Payload = BaseModel | Mapping[str, Any]
-Transaction = Session | sqlalchemy.Connection
 
 BATCH = 500
 START_TRIES = 6
 """Two bulk starts of the same keys may lose to each other; more often than this is overload."""
-
-_RINGS = "amends.rings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class SagaClient:
 
     def __init__(
         self,
-        engine: sqlalchemy.Engine,
+        engine: Engine,
         doorbell: Doorbell | None = None,
         *,
         definitions: Definitions | None = None,
@@ -122,16 +124,18 @@ class SagaClient:
                 caller's transaction goes on.
             LogUnavailableError: Postgres did not answer. Repeat the start: it is idempotent.
         """
-        saga = self._new_saga(self._named(definition), payload, key, trace, session)
-        if session is None:
+        caller = None if session is None else CallersTransaction(session)
+        will_ring = self._has_doorbell and (caller is None or caller.tells_commit)
+        saga = self._new_saga(self._named(definition), payload, key, trace, will_ring=will_ring)
+        if caller is None:
             created = self._commit([saga])
             self._ring([saga] if created else [])
         else:
-            created = self._start_inside(saga, session)
+            created = self._start_inside(saga, caller)
         if saga.id in created:
             _tell_started(saga)
             return Started(id=saga.id, key=key, created=True)
-        return self._existing(saga, session)
+        return self._existing(saga, caller)
 
     def start_many(
         self,
@@ -154,7 +158,8 @@ class SagaClient:
         prepared: list[NewSaga | NotStarted] = []
         for key, payload in batch:
             try:
-                prepared.append(self._new_saga(definition, payload, key, None, None))
+                saga = self._new_saga(definition, payload, key, will_ring=self._has_doorbell)
+                prepared.append(saga)
             except AmendsError as error:
                 prepared.append(NotStarted(key=str(key), error=error))
         sagas = [each for each in prepared if isinstance(each, NewSaga)]
@@ -183,8 +188,9 @@ class SagaClient:
         definition: SagaDefinition[Any],
         payload: Payload,
         key: str,
-        trace: Mapping[str, str] | None,
-        session: Transaction | None,
+        trace: Mapping[str, str] | None = None,
+        *,
+        will_ring: bool,
     ) -> NewSaga:
         whole = validated(definition, payload)
         model = read_back(definition, whole)
@@ -199,7 +205,6 @@ class SagaClient:
         moment = datetime.now(UTC)  # any moment serves: first steps are due at once
         state = SagaState().apply(Recorded(seq=1, at=moment, entry=started))
         decision = decide(definition, state, moment, str(saga_id))
-        will_ring = self._has_doorbell and not isinstance(session, sqlalchemy.Connection)
         return NewSaga(
             id=saga_id,
             definition=definition.name,
@@ -226,27 +231,20 @@ class SagaClient:
                 continue
         raise LogUnavailableError("Postgres is too busy to start sagas; repeat the start")
 
-    def _start_inside(self, saga: NewSaga, session: Transaction) -> set[UUID]:
-        connection = session if isinstance(session, sqlalchemy.Connection) else session.connection()
-        if _is_read_committed(connection):
-            created = self._log.start([saga], connection)
-        else:
-            try:
-                with connection.begin_nested():
-                    created = self._log.start([saga], connection)
-            except sqlalchemy.exc.OperationalError as error:
-                if not isinstance(error.orig, MOVED):
-                    raise
-                raise ConcurrentStartError(
-                    f"key {saga.key!r} was started by a transaction this one cannot see; "
-                    "repeat the start in a new transaction"
-                ) from error
-        if created and isinstance(session, Session):
-            _ring_after_commit(session, self._doorbell, self._rings([saga]))
+    def _start_inside(self, saga: NewSaga, caller: CallersTransaction) -> set[UUID]:
+        try:
+            created = caller.start(self._log, saga)
+        except HiddenHolderError as error:
+            raise ConcurrentStartError(
+                f"key {saga.key!r} was started by a transaction this one cannot see; "
+                "repeat the start in a new transaction"
+            ) from error
+        if created:
+            caller.after_commit([lambda: self._ring([saga])])
         return created
 
-    def _existing(self, saga: NewSaga, session: Transaction | None) -> Started:
-        connection = session.connection() if isinstance(session, Session) else session
+    def _existing(self, saga: NewSaga, caller: CallersTransaction | None) -> Started:
+        connection = None if caller is None else caller.connection
         holders = self._log.holders(saga.definition, [saga.key], connection)
         if saga.key not in holders:
             raise ConcurrentStartError(
@@ -378,30 +376,3 @@ def _answer(
 
 def _tell_started(saga: NewSaga) -> None:
     emit("saga.started", saga_id=saga.id, saga=saga.definition, key=saga.key)
-
-
-def _is_read_committed(connection: sqlalchemy.Connection) -> bool:
-    level = connection.exec_driver_sql("SELECT current_setting('transaction_isolation')").scalar()
-    return level in ("read committed", "read uncommitted")
-
-
-def _ring_after_commit(session: Session, doorbell: Doorbell, new: Sequence[Ring]) -> None:
-    """Ring once the caller's outermost transaction has committed; forget it on rollback."""
-    waiting = session.info.setdefault(_RINGS, [])
-    waiting.extend((doorbell, each) for each in new)
-    if not event.contains(session, "after_commit", _on_commit):
-        event.listen(session, "after_commit", _on_commit)
-        event.listen(session, "after_rollback", _on_rollback)
-
-
-def _on_commit(session: Session) -> None:
-    if session.in_nested_transaction():
-        return
-    for doorbell, ring in session.info.pop(_RINGS, ()):
-        ring_each(doorbell, [ring])
-
-
-def _on_rollback(session: Session) -> None:
-    if session.in_nested_transaction():
-        return  # a savepoint: a bell too many does no harm, one too few costs time
-    session.info.pop(_RINGS, None)

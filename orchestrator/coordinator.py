@@ -24,10 +24,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-import sqlalchemy
 
 from orchestrator import outcomes
 from orchestrator.actions import RunStep
@@ -60,12 +58,19 @@ from orchestrator.planning import (
     runs_in_place,
     scheduled,
 )
-from orchestrator.seam import durable
 from orchestrator.state import SagaState, State, replay
 from orchestrator.state_machine import Decision, decide
-from orchestrator.storage.database import Database, Moved, lent
+from orchestrator.storage.database import Database, Moved
 from orchestrator.storage.rows import Advance, AttemptId, Closing, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.step_transaction import (
+    StepTransaction,
+    TransactionLostError,
+    step_transaction,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 DEFAULT_LEASE = timedelta(seconds=15)
 RECORD_GRACE_SECONDS = 60.0
@@ -263,7 +268,7 @@ class Coordinator:
     def _handed_back(self, claim: Claim) -> Outcome:
         return outcomes.released(claim.step, claim.attempt.direction, claim.attempt.number)
 
-    def _call(self, claim: Claim, connection: sqlalchemy.Connection | None) -> Outcome:
+    def _call(self, claim: Claim, connection: Connection | None) -> Outcome:
         step, attempt = claim.step, claim.attempt
         undoing = attempt.direction == Direction.COMPENSATE
         function = step.compensation if undoing else step.run
@@ -278,7 +283,7 @@ class Coordinator:
         except Exception as error:  # noqa: BLE001 - every way to end becomes one value
             return outcomes.raised(step, attempt.direction, attempt.number, error)
 
-    def _context(self, claim: Claim, connection: sqlalchemy.Connection | None) -> StepContext[Any]:
+    def _context(self, claim: Claim, connection: Connection | None) -> StepContext[Any]:
         attempt, state, name = claim.attempt, claim.state, claim.attempt.step
         known = state.step(name)
         return StepContext(
@@ -303,41 +308,32 @@ class Coordinator:
     def _run_in_transaction(self, claim: Claim, serves: Serves) -> Claim | None:
         """Run a step whose writes commit together with its log entry, the entry last."""
         try:
-            with self._database.transaction() as connection:
-                transaction = connection.begin()
-                with lent(connection):
+            with step_transaction(self._database) as transaction:
+                with transaction.lent() as connection:
                     outcome = self._call(claim, connection)
-                if not transaction.is_active or connection.get_transaction() is not transaction:
-                    connection.invalidate()  # whatever it still holds is rolled back
-                    if isinstance(outcome, StepSucceeded):
-                        raise _broken_transaction(claim)
-                elif isinstance(outcome, StepSucceeded):
-                    return self._record_with_its_writes(claim, outcome, serves, connection)
-                else:
-                    transaction.rollback()
-        except (sqlalchemy.exc.SQLAlchemyError, _TransactionError) as error:
+                if isinstance(outcome, StepSucceeded):
+                    if transaction.is_intact:
+                        return self._record_with_its_writes(claim, outcome, serves, transaction)
+                    outcome = self._failed_without_effect(claim, _ended_by_its_step(claim))
+                transaction.abandon()
+        except TransactionLostError as error:
             outcome = self._failed_without_effect(claim, error)
         return self._record(claim, outcome, serves)
 
     def _record_with_its_writes(
-        self,
-        claim: Claim,
-        outcome: StepSucceeded,
-        serves: Serves,
-        connection: sqlalchemy.Connection,
+        self, claim: Claim, outcome: StepSucceeded, serves: Serves, transaction: StepTransaction
     ) -> Claim | None:
         plan = self._plan(claim, outcome, serves)
-        moved_on = self.log.advance(plan.change, connection)
+        moved_on = self.log.advance(plan.change, transaction.connection)
         if not moved_on and not self.log.append_outcome(
-            _closing(claim), outcome, connection=connection
+            _closing(claim), outcome, connection=transaction.connection
         ):
-            connection.rollback()
+            transaction.abandon()
             self._refuse(claim, outcome)
             return None
         try:
-            durable("transaction.commit", connection.commit)
-        except (sqlalchemy.exc.DBAPIError, LogUnavailableError) as error:
-            connection.invalidate()  # its locks must not stand in our own way
+            transaction.commit()
+        except LogUnavailableError as error:
             return self._commit_in_doubt(claim, outcome, plan if moved_on else None, error)
         if not moved_on:
             self._announce_fact(claim, outcome)
@@ -530,17 +526,6 @@ class Coordinator:
         self.mover.keep_late(claim.attempt.saga_id, late)
 
 
-class _TransactionError(Exception):
-    """A transactional step ended the transaction it was lent."""
-
-
-def _broken_transaction(claim: Claim) -> _TransactionError:
-    return _TransactionError(
-        f"step {claim.attempt.step} committed or rolled back the engine's transaction; "
-        "it may do neither"
-    )
-
-
 def _scheduled_before(claim: Claim) -> set[AttemptId]:
     """The attempts that were written down before `claim` ended; they need no second ring.
 
@@ -563,6 +548,13 @@ def _place_of_start(snapshot: Snapshot, attempt: AttemptId) -> int:
             case _:
                 pass
     return len(snapshot.entries)
+
+
+def _ended_by_its_step(claim: Claim) -> TransactionLostError:
+    return TransactionLostError(
+        f"step {claim.attempt.step} committed or rolled back the engine's transaction; "
+        "it may do neither"
+    )
 
 
 def _started(attempt: AttemptId, owner: str) -> StepStarted:

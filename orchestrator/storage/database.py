@@ -7,14 +7,12 @@ compare-and-set statements would fail instead of seeing what they lost to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import psycopg
 import sqlalchemy
 from psycopg import errors
-from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from orchestrator.errors import LogUnavailableError
@@ -133,34 +131,6 @@ class Database:
             raise
         finally:
             pooled.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlalchemy.Connection]:
-        """Open a READ COMMITTED transaction; the block's owner commits it through `commit`.
-
-        Leaving the block without a commit rolls back.
-        """
-        with self.engine.connect() as connection:
-            connection.execution_options(isolation_level="READ COMMITTED")
-            yield connection
-
-
-class CommitRefusedError(Exception):
-    """Somebody who was lent a connection tried to commit it."""
-
-
-@contextmanager
-def lent(connection: sqlalchemy.Connection) -> Iterator[None]:
-    """Lend a connection: a commit by the borrower is refused before it reaches Postgres."""
-
-    def refuse(_connection: sqlalchemy.Connection) -> None:
-        raise CommitRefusedError("the engine commits this transaction; the step may not")
-
-    event.listen(connection, "commit", refuse)
-    try:
-        yield
-    finally:
-        event.remove(connection, "commit", refuse)
 
 
 def run_inside(

@@ -87,7 +87,9 @@ def run_environment(context: Any) -> None:
     }
     connection = context.config.attributes.get("connection")
     if connection is None:
-        context.configure(dialect_name="postgresql", as_sql=True, **options)
+        # The driver's own style of parameters would double every % in the printed SQL.
+        style = {"paramstyle": "named"}
+        context.configure(dialect_name="postgresql", dialect_opts=style, as_sql=True, **options)
     else:
         context.configure(connection=connection, **options)
     with context.begin_transaction():
