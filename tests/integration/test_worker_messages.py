@@ -1,0 +1,164 @@
+"""What workers make of messages: starts by name, raw bytes of any language, and rubbish."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from orchestrator.client import SagaClient
+from orchestrator.state import State
+from tests.sagas_for_workers import INLINE
+from tests.worker_processes import StartWorker, until
+from workers.settings import Settings
+
+QUEUE = "amends:amends"
+
+
+@pytest.fixture
+def valkey(broker_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(broker_url) as connected:
+        yield connected
+
+
+def _envelope(
+    task: object, kwargs: object, *, args: object = (), body: bytes | None = None, **changes: Any
+) -> bytes:
+    """A message as a producer of any language would write it: Celery's protocol 2 on Redis."""
+    identity = str(uuid.uuid4())
+    raw = json.dumps([args, kwargs, {}]).encode() if body is None else body
+    envelope = {
+        "body": base64.b64encode(raw).decode(),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": {"task": task, "id": identity},
+        "properties": {
+            "correlation_id": identity,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "amends"},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": identity,
+        },
+    }
+    return json.dumps(envelope | changes).encode()
+
+
+def _completed(client: SagaClient, key: str) -> bool:
+    found = client.find(key=key)
+    return bool(found) and found[0].state is State.COMPLETED
+
+
+def test_a_saga_starts_by_name_without_any_of_our_code(
+    client: SagaClient, settings: Settings, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker()
+    stranger = Celery("stranger", broker=settings.broker_url, set_as_current=False)
+    stranger.conf.broker_transport_options = {"global_keyprefix": "amends:"}
+
+    arguments = {"saga": INLINE.name, "key": "by-name", "payload": {"directory": str(tmp_path)}}
+    for _ in range(2):
+        stranger.send_task("amends.start", kwargs=arguments, queue="amends", ignore_result=True)
+    stranger.close()
+
+    until(lambda: _completed(client, "by-name"), what="the saga")
+    assert len(client.find(key="by-name")) == 1
+
+
+def test_a_saga_starts_from_raw_bytes(
+    client: SagaClient, valkey: redis.Redis, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker()
+    arguments = {"saga": INLINE.name, "key": "raw", "payload": {"directory": str(tmp_path)}}
+
+    valkey.lpush(QUEUE, _envelope("amends.start", arguments))
+
+    until(lambda: _completed(client, "raw"), what="the saga")
+
+
+REFUSED_STARTS: dict[str, dict[str, object]] = {
+    "unknown saga": {"saga": "nothing", "key": "1", "payload": {}},
+    "bad payload": {"saga": INLINE.name, "key": "1", "payload": {"directory": 7}},
+    "bad key": {"saga": INLINE.name, "key": "", "payload": {"directory": "."}},
+    "other payload under a used key": {
+        "saga": INLINE.name,
+        "key": "used",
+        "payload": {"directory": "/elsewhere"},
+    },
+    "no payload": {"saga": INLINE.name, "key": "1"},
+    "nothing": {},
+}
+
+
+def test_starts_that_can_never_succeed_are_told_of_and_dropped(
+    client: SagaClient, valkey: redis.Redis, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    client.start(INLINE, {"directory": str(tmp_path)}, key="used")
+    worker = start_worker()
+
+    for arguments in REFUSED_STARTS.values():
+        valkey.lpush(QUEUE, _envelope("amends.start", arguments))
+
+    until(lambda: worker.log.count('"start.refused"') == len(REFUSED_STARTS), what="the refusals")
+    until(lambda: _completed(client, "used"), what="the saga that was there before")
+    assert valkey.llen(QUEUE) == 0
+    assert "Traceback" not in worker.log
+
+
+def _rubbish() -> dict[str, bytes]:
+    step = f"{INLINE.name}.hotel"
+    good = {"saga_id": str(uuid.uuid4()), "attempt": 1}
+    return {
+        "no JSON at all": b"\xff\xfe rubbish",
+        "JSON, but no envelope": b"[1, 2]",
+        "a null": b"null",
+        "an empty envelope": b"{}",
+        "no properties": b'{"body": "", "headers": {"task": "x", "id": "y"}}',
+        "a body that is no base64": _envelope(step, good).replace(b'"body": "', b'"body": "%'),
+        "a body that is no JSON": _envelope(step, good, body=b"{{{"),
+        "a body of another shape": _envelope(step, good, body=b"7"),
+        "pickle": _envelope(
+            step,
+            good,
+            body=b"cos\nsystem\n(S'exit'\ntR.",
+            **{"content-type": "application/x-python-serialize"},
+        ),
+        "an unknown task": _envelope("nobody.knows", good),
+        "a task that is no string": _envelope(7, good),
+        "no attempt": _envelope(step, {"saga_id": good["saga_id"]}),
+        "no id": _envelope(step, {"saga_id": "42", "attempt": 1}),
+        "a huge attempt": _envelope(step, good | {"attempt": 10**30}),
+        "an attempt that is true": _envelope(step, good | {"attempt": True}),
+        "positional arguments": _envelope(step, {}, args=[good["saga_id"], 1]),
+        "arguments that are no mapping": _envelope(step, [1, 2]),
+        "an attempt nobody scheduled": _envelope(step, good),
+        "unknown arguments": _envelope(step, good | {"amount": 100}),
+    }
+
+
+@pytest.mark.parametrize("profile", ["fast", "redeliver"])
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_rubbish_changes_nothing(
+    client: SagaClient,
+    valkey: redis.Redis,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    pool: str,
+    profile: str,
+) -> None:
+    worker = start_worker(pool=pool, broker_profile=profile)
+
+    for rubbish in _rubbish().values():
+        valkey.lpush(QUEUE, rubbish)
+    started = client.start(INLINE, {"directory": str(tmp_path)}, key="after")
+
+    assert client.wait(started.id).state is State.COMPLETED
+    assert valkey.llen(QUEUE) == 0
+    assert worker.is_alive

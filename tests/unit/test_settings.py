@@ -1,0 +1,125 @@
+"""Settings: where values come from, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workers.settings import Settings, SettingsError
+
+VARIABLES = ("AMENDS_DATABASE_URL", "DATABASE_URL", "AMENDS_BROKER_URL", "CELERY_BROKER_URL")
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # a developer's own .env is not ours to read
+    for name in (*VARIABLES, "REDIS_URL", "AMENDS_SAGAS", "AMENDS_QUEUES"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
+
+
+def test_defaults_are_those_the_documentation_promises() -> None:
+    settings = Settings.load()
+
+    assert (settings.lease_seconds, settings.sweep_seconds, settings.grace_seconds) == (15, 5, 25)
+    assert (settings.pool, settings.hand_off, settings.remote_control) == (
+        "threads",
+        "inline",
+        False,
+    )
+    assert settings.key_prefix == "amends:"
+
+
+@pytest.mark.parametrize("variable", ["AMENDS_DATABASE_URL", "DATABASE_URL"])
+def test_the_database_s_url_may_come_from_either_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "postgresql://here/shop")
+
+    assert Settings.load().require_database_url() == "postgresql://here/shop"
+
+
+def test_our_own_variable_comes_before_those_we_fall_back_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://third")
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://second")
+    assert Settings.load().broker_url == "redis://second"
+
+    monkeypatch.setenv("AMENDS_BROKER_URL", "redis://first")
+    assert Settings.load().broker_url == "redis://first"
+
+
+@pytest.mark.parametrize(
+    ("given", "known_to_kombu"),
+    [("valkey://host/1", "redis://host/1"), ("valkeys://host", "rediss://host")],
+)
+def test_valkey_is_redis_to_kombu(given: str, known_to_kombu: str) -> None:
+    settings = Settings.load(broker_url=given)
+
+    assert settings.broker_url == known_to_kombu
+    assert settings.is_redis
+
+
+def test_a_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text("postgresql://user:secret@host/shop\n")
+    monkeypatch.setenv("AMENDS_DATABASE_URL_FILE", str(secret))
+
+    assert Settings.load().database_url == "postgresql://user:secret@host/shop"
+
+    monkeypatch.setenv("AMENDS_DATABASE_URL", "postgresql://explicit/shop")
+    assert Settings.load().database_url == "postgresql://explicit/shop"
+
+
+def test_a_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMENDS_BROKER_URL_FILE", "/nowhere/url")
+
+    with pytest.raises(SettingsError, match="AMENDS_BROKER_URL_FILE"):
+        Settings.load()
+
+
+def test_a_dotenv_file_is_read_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("AMENDS_POOL=prefork\nAMENDS_CONCURRENCY=3\n")
+    monkeypatch.setenv("AMENDS_CONCURRENCY", "5")
+
+    settings = Settings.load()
+
+    assert (settings.pool, settings.concurrency) == ("prefork", 5)
+
+
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMENDS_SAGAS", "shop.sagas, shop.refunds,")
+    monkeypatch.setenv("AMENDS_QUEUES", "amends,slow")
+
+    settings = Settings.load()
+
+    assert settings.sagas == ("shop.sagas", "shop.refunds")
+    assert settings.queues == ("amends", "slow")
+
+
+def test_what_is_missing_is_said_with_the_variable_to_set() -> None:
+    settings = Settings.load()
+
+    with pytest.raises(SettingsError, match=r"AMENDS_DATABASE_URL.*DATABASE_URL"):
+        settings.require_database_url()
+    with pytest.raises(SettingsError, match=r"AMENDS_BROKER_URL.*CELERY_BROKER_URL.*REDIS_URL"):
+        settings.require_broker_url()
+
+
+def test_a_wrong_value_is_named_but_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMENDS_LEASE_SECONDS", "hunter2")
+
+    with pytest.raises(SettingsError, match="AMENDS_LEASE_SECONDS") as refused:
+        Settings.load()
+
+    assert "hunter2" not in str(refused.value)
+
+
+def test_passwords_are_not_in_the_representation() -> None:
+    settings = Settings.load(
+        database_url="postgresql://user:hunter2@host/x", broker_url="redis://:hunter2@host"
+    )
+
+    assert "hunter2" not in repr(settings)

@@ -1,0 +1,206 @@
+"""The one place that builds things: engines, doorbells, definitions, coordinators, clients.
+
+Nothing is opened here: connections are made by whoever uses them first, in the process that uses
+them, and a fork starts with none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery
+
+from orchestrator.client import SagaClient
+from orchestrator.context import Resources
+from orchestrator.coordinator import Coordinator
+from orchestrator.definition import Definitions, SagaDefinition
+from orchestrator.doorbell import Doorbell, SilentDoorbell
+from orchestrator.storage.database import Database, create_engine
+from steps.gateways.carrier import Carrier
+from steps.gateways.payment import PaymentGateway
+from steps.storage.shop_database import ShopDatabase
+from workers.broker import broker_configuration
+from workers.hand_off import CeleryDoorbell
+from workers.settings import Settings, SettingsError
+
+OURS = ("steps.checkout",)
+"""Always registered: the project's own saga."""
+
+SPARE_CONNECTIONS = 4
+"""Beside one per thread: heartbeat, sweeper, starts, and one for luck."""
+
+CLIENT_CONNECTIONS = 5
+
+
+def connect(settings: Settings | None = None) -> SagaClient:
+    """Return a client for the service that starts sagas.
+
+    Opens nothing before its first call. Without a broker the sweep begins what it starts.
+
+    Raises:
+        SettingsError: no database is set, or AMENDS_SAGAS names a module that is not there.
+    """
+    settings = settings or Settings.load()
+    engine = build_engine(settings, pool_size=CLIENT_CONNECTIONS, name="amends client")
+    bell = build_doorbell(settings)
+    return SagaClient(
+        engine,
+        None if isinstance(bell, SilentDoorbell) else bell,
+        definitions=definitions(settings),
+    )
+
+
+def definitions(settings: Settings) -> Definitions:
+    """Return every saga definition that the modules of AMENDS_SAGAS hold, and our own.
+
+    Raises:
+        SettingsError: a module cannot be found or holds no definition.
+        DefinitionError: a definition is wrong, or two of them claim the same name and version.
+    """
+    found: dict[int, SagaDefinition[Any]] = {}
+    with _cwd_on_path():
+        for name in (*OURS, *settings.sagas):
+            for each in _definitions_in(name):
+                found[id(each)] = each
+    return Definitions(found.values())
+
+
+def _definitions_in(name: str) -> list[SagaDefinition[Any]]:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise
+        raise SettingsError(
+            f"AMENDS_SAGAS names {name!r}, but there is no such module on the path"
+        ) from error
+    found = [each for each in vars(module).values() if isinstance(each, SagaDefinition)]
+    if not found:
+        raise SettingsError(f"AMENDS_SAGAS names {name!r}, but that holds no SagaDefinition")
+    return found
+
+
+@contextmanager
+def _cwd_on_path() -> Iterator[None]:
+    """As Celery's own command line does: modules beside the caller can be named."""
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds strings
+    if here in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def build_engine(settings: Settings, *, pool_size: int, name: str = "amends worker") -> Any:
+    """Return an engine on the saga log that survives a fork: the child starts with no connection.
+
+    Raises:
+        SettingsError: no database is set.
+    """
+    engine = create_engine(
+        settings.require_database_url(), pool_size=pool_size, application_name=name
+    )
+    # The parent's sockets stay the parent's: `close=False` forgets them without a word on the wire.
+    _after_fork(engine, lambda forgotten: forgotten.dispose(close=False))
+    return engine
+
+
+def pool_size_of(settings: Settings) -> int:
+    """Return how many connections one worker process needs."""
+    return settings.concurrency + SPARE_CONNECTIONS if settings.pool == "threads" else 2
+
+
+def build_doorbell(settings: Settings) -> Doorbell:
+    """Return a doorbell for a process that is no worker, or a silent one without a broker."""
+    if settings.broker_url is None:
+        return SilentDoorbell()
+    app = Celery("amends-client", set_as_current=False)
+    app.conf.update(broker_configuration(settings))
+    _after_fork(app, lambda forgotten: forgotten._after_fork())  # noqa: SLF001 - no public name
+    return CeleryDoorbell(app)
+
+
+def build_coordinator(
+    settings: Settings,
+    *,
+    database: Database,
+    doorbell: Doorbell,
+    definitions: Definitions,
+    owner: Callable[[], str],
+    drains: Callable[[], bool] = lambda: False,
+) -> Coordinator:
+    """Return a coordinator with everything a step may ask for."""
+    return Coordinator(
+        database=database,
+        definitions=definitions,
+        doorbell=doorbell,
+        owner=owner,
+        resources=Resources(factories=_outside_parts(settings, database)),
+        lease=settings.lease,
+        drains=drains,
+    )
+
+
+def _outside_parts(settings: Settings, database: Database) -> Mapping[type, Callable[[], Any]]:
+    """How to build what steps ask for; each at its first use in a process."""
+    factories: dict[type, Callable[[], Any]] = {ShopDatabase: lambda: ShopDatabase(database.engine)}
+    if settings.gateway_url is not None:
+        factories[PaymentGateway] = lambda: payment_gateway(settings)
+    if settings.carrier_url is not None or settings.gateway_url is not None:
+        factories[Carrier] = lambda: carrier(settings)
+    return factories
+
+
+def payment_gateway(settings: Settings) -> PaymentGateway:
+    """Return the payment gateway.
+
+    Raises:
+        SettingsError: no gateway is set.
+    """
+    from steps.gateways.sandbox.client import SandboxGateway  # noqa: PLC0415 - an HTTP library
+
+    if settings.gateway_url is None:
+        raise SettingsError("no payment gateway: set AMENDS_GATEWAY_URL")
+    return SandboxGateway(settings.gateway_url, timeout=settings.gateway_timeout)
+
+
+def carrier(settings: Settings) -> Carrier:
+    """Return the carrier: at its own URL, or where the gateway is.
+
+    Raises:
+        SettingsError: neither is set.
+    """
+    from steps.gateways.sandbox.client import SandboxCarrier  # noqa: PLC0415 - an HTTP library
+
+    url = settings.carrier_url or settings.gateway_url
+    if url is None:
+        raise SettingsError("no carrier: set AMENDS_CARRIER_URL or AMENDS_GATEWAY_URL")
+    return SandboxCarrier(url, timeout=settings.gateway_timeout)
+
+
+_forked: list[tuple[weakref.ref[Any], Callable[[Any], None]]] = []
+
+
+def _after_fork(thing: Any, forget: Callable[[Any], None]) -> None:
+    """Have `forget(thing)` called in every forked child for as long as `thing` lives."""
+    if not _forked:
+        os.register_at_fork(after_in_child=_forget_all)
+    _forked.append((weakref.ref(thing), forget))
+
+
+def _forget_all() -> None:
+    for reference, forget in list(_forked):
+        thing = reference()
+        if thing is None:
+            _forked.remove((reference, forget))
+        else:
+            forget(thing)

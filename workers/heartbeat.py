@@ -1,0 +1,118 @@
+"""One thread per process that runs steps: it keeps leases alive and ends the process in order.
+
+It is started in the process itself, after any fork, and outlives every outage of the database: a
+lease that could not be extended ends, and the fence does the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from orchestrator.coordinator import Coordinator
+from orchestrator.errors import LogUnavailableError
+from orchestrator.instrumentation import emit
+from orchestrator.storage.processes import Process, Processes
+from workers.draining import PUT_BACK_AFTER_SECONDS, Drain, PutBack, give_up_all
+
+TICK_SECONDS = 0.5
+"""How soon a child notices the order to drain."""
+
+SEEN_SECONDS = 10.0
+FORGET_SECONDS = 86_400.0
+RETRY_SECONDS = 1.0
+
+
+class Heartbeat:
+    """Extends the leases of this process, says that it lives, and gives up at the end of grace.
+
+    Args:
+        describe: what the register of processes should say of this one.
+        ends_process: whether the process ends here once its grace is over.
+    """
+
+    def __init__(
+        self,
+        *,
+        coordinator: Coordinator,
+        processes: Processes,
+        describe: Callable[[], Process],
+        drain: Drain,
+        put_back: PutBack,
+        lease_seconds: float,
+    ) -> None:
+        self._coordinator = coordinator
+        self._processes = processes
+        self._describe = describe
+        self._drain = drain
+        self._put_back = put_back
+        self._pause = lease_seconds / 3
+        self._next_extension = time.monotonic() + self._pause
+        self._next_sign = 0.0
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def ensure(self) -> None:
+        """Start the thread unless it runs; cheap enough for every attempt."""
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="amends-heartbeat", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """Stop, ring for what was put back, and take this process off the register."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=RETRY_SECONDS)
+        self._put_back.ring(self._coordinator)
+        self._leave()
+
+    def beat(self, now: float) -> None:
+        """Do what is due at monotonic time `now`.
+
+        Raises:
+            LogUnavailableError: Postgres does not answer; what failed is due again soon.
+        """
+        if self._drain.has_begun():
+            self._put_back.ring(self._coordinator, older_than_seconds=PUT_BACK_AFTER_SECONDS)
+            if self._drain.seconds_left <= 0:
+                self._end()
+        if now >= self._next_extension:
+            self._next_extension = now + RETRY_SECONDS
+            self._coordinator.leases.extend()
+            self._next_extension = now + self._pause
+        if now >= self._next_sign:
+            is_first, self._next_sign = self._next_sign == 0.0, now + SEEN_SECONDS
+            self._processes.seen(self._describe())
+            if is_first:
+                self._processes.forget(FORGET_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stop.wait(TICK_SECONDS):
+            try:
+                self.beat(time.monotonic())
+            except LogUnavailableError as error:
+                emit("heartbeat.failed", error=str(error))
+            except Exception as error:  # noqa: BLE001 - without this thread every lease is lost
+                emit("heartbeat.failed", error=f"{type(error).__name__}: {error}")
+
+    def _end(self) -> None:
+        """The end of grace: hand on what still runs, and go without waiting for it."""
+        given_up = give_up_all(self._coordinator)
+        self._put_back.ring(self._coordinator)
+        self._leave()
+        emit("worker.grace_ended", given_up=given_up)
+        os._exit(0)  # a thread that runs a step cannot be stopped, only left behind
+
+    def _leave(self) -> None:
+        try:
+            self._processes.gone([self._describe().owner])
+        except LogUnavailableError as error:
+            emit("heartbeat.failed", error=str(error))

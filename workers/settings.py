@@ -1,0 +1,216 @@
+"""What a deployment can choose, from ``AMENDS_*`` variables, a ``.env`` file or secret files.
+
+Every variable also has a ``..._FILE`` form that names a file with the value, as secret mounts want
+it. Precedence: the variable, then the file it names, then ``.env``, then the default.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from orchestrator.errors import AmendsError
+
+PREFIX = "AMENDS_"
+Pool = Literal["threads", "prefork", "solo"]
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class SettingsError(AmendsError):
+    """A setting is missing or wrong; the message names the variable to set."""
+
+
+def _from(*variables: str) -> Any:
+    return AliasChoices(*variables)
+
+
+class Settings(BaseSettings):
+    """One deployment's choices; frozen.
+
+    Args:
+        database_url: the Postgres that holds the saga log.
+        broker_url: Redis, Valkey or RabbitMQ; without one the sweep alone moves sagas.
+        broker_profile: ``fast`` acknowledges at once and lets the sweep find what a killed worker
+            had fetched; ``redeliver`` has the broker deliver that again (always so on RabbitMQ).
+        sagas: modules whose saga definitions are registered beside ``steps.checkout``.
+        gateway_url, carrier_url: the payment gateway and, if elsewhere, the carrier.
+        gateway_timeout_seconds: the longest one call to them may take.
+        lease_seconds: how long a claimed attempt lives without a sign of its worker.
+        sweep_seconds: how often a worker looks for what nobody is moving.
+        queues: the queues a worker serves; empty means all that the definitions name.
+        hand_off: ``inline`` runs the next step in the same worker where that serves its queue.
+        remote_control: lets anyone on the broker inspect and stop workers; off by default.
+        key_prefix: put before every Redis key, so that several applications can share a server.
+        grace_seconds: what a stopping worker gives its running attempts; then it hands them on.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+    )
+
+    database_url: str | None = Field(
+        None, repr=False, validation_alias=_from("AMENDS_DATABASE_URL", "DATABASE_URL")
+    )
+    broker_url: str | None = Field(
+        None,
+        repr=False,
+        validation_alias=_from("AMENDS_BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL"),
+    )
+    broker_profile: Literal["fast", "redeliver"] = "fast"
+    sagas: Names = ()
+    gateway_url: str | None = None
+    carrier_url: str | None = None
+    gateway_timeout_seconds: float = Field(10.0, gt=0)
+    lease_seconds: float = Field(15.0, ge=1)
+    sweep_seconds: float = Field(5.0, gt=0)
+    queues: Names = ()
+    pool: Pool = "threads"
+    concurrency: int = Field(8, ge=1)
+    hand_off: Literal["inline", "broker"] = "inline"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    remote_control: bool = False
+    key_prefix: str = "amends:"
+    grace_seconds: float = Field(25.0, ge=0)
+
+    @field_validator("sagas", "queues", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(each.strip() for each in value.split(",") if each.strip())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _kombu_scheme(cls, value: str | None) -> str | None:
+        """Kombu knows Valkey by Redis' name only."""
+        if value is None:
+            return None
+        for valkey, redis in (("valkey://", "redis://"), ("valkeys://", "rediss://")):
+            if value.startswith(valkey):
+                return redis + value.removeprefix(valkey)
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - we read named files
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _NamedFiles(settings_cls), dotenv_settings
+
+    @classmethod
+    def load(cls, **values: Any) -> Settings:
+        """Return the settings of this process; `values` come before its environment.
+
+        Raises:
+            SettingsError: a variable is wrong.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise SettingsError(_explained(error)) from None
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def gateway_timeout(self) -> timedelta:
+        return timedelta(seconds=self.gateway_timeout_seconds)
+
+    @property
+    def is_redis(self) -> bool:
+        """Whether the broker speaks Redis' protocol."""
+        return self.broker_url is not None and self.broker_url.startswith(
+            ("redis://", "rediss://", "redis+socket://", "sentinel://")
+        )
+
+    def require_database_url(self) -> str:
+        """Return the database's URL.
+
+        Raises:
+            SettingsError: none is set.
+        """
+        if self.database_url is None:
+            raise SettingsError(
+                "no database: set AMENDS_DATABASE_URL (or DATABASE_URL), "
+                "for example postgresql://user:password@host/name"
+            )
+        return self.database_url
+
+    def require_broker_url(self) -> str:
+        """Return the broker's URL.
+
+        Raises:
+            SettingsError: none is set.
+        """
+        if self.broker_url is None:
+            raise SettingsError(
+                "no broker: set AMENDS_BROKER_URL (or CELERY_BROKER_URL, or REDIS_URL), "
+                "for example redis://host:6379/0"
+            )
+        return self.broker_url
+
+
+class _NamedFiles(PydanticBaseSettingsSource):
+    """Reads the files named by ``<VARIABLE>_FILE``."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        aliases = field.validation_alias
+        names = aliases.choices if isinstance(aliases, AliasChoices) else [PREFIX + field_name]
+        for name in map(str, names):
+            path = os.environ.get(f"{name.upper()}_FILE")
+            if path:
+                return _contents(name.upper(), Path(path)), field_name, False
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _contents(variable: str, path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise SettingsError(
+            f"{variable}_FILE names {path}, which cannot be read: {error.strerror}"
+        ) from error
+
+
+def _explained(error: ValidationError) -> str:
+    problems = []
+    for each in error.errors(include_input=False, include_url=False):
+        name = str(each["loc"][0]) if each["loc"] else "settings"
+        variable = name if name.isupper() else PREFIX + name.upper()
+        problems.append(f"{variable}: {each['msg']}")
+    return "wrong settings: " + "; ".join(problems)

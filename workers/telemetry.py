@@ -1,0 +1,219 @@
+"""Logs: one structured line per thing worth telling, from the engine, Celery and libraries alike.
+
+The engine tells of every committed entry (see `orchestrator.instrumentation`); here is decided
+which of them an operator reads at which level. What is filtered out costs one look-up.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import structlog
+from celery import signals
+from celery.app.log import Logging as CeleryLogging
+from celery.exceptions import CPendingDeprecationWarning
+from structlog.typing import Processor
+
+from orchestrator.entries import (
+    CancelRequested,
+    Entry,
+    LateOutcomeRecorded,
+    SagaCompensated,
+    SagaCompleted,
+    SagaParked,
+    SagaResolved,
+    SignalReceived,
+    StepFailed,
+    StepReleased,
+    StepSettled,
+    StepStarted,
+    StepSucceeded,
+    StepUnknown,
+    StepWaiting,
+    UnwindingStarted,
+)
+from orchestrator.instrumentation import subscribe
+from workers.settings import Settings
+
+DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+
+_ENTRIES: Mapping[type[Entry], tuple[int, str]] = {
+    StepStarted: (DEBUG, "step.started"),
+    StepSucceeded: (DEBUG, "step.succeeded"),
+    StepReleased: (INFO, "step.released"),
+    StepFailed: (INFO, "step.failed"),
+    StepUnknown: (WARNING, "step.unknown"),
+    StepWaiting: (INFO, "step.waiting"),
+    StepSettled: (INFO, "step.settled"),
+    LateOutcomeRecorded: (WARNING, "step.late_outcome_recorded"),
+    SignalReceived: (INFO, "signal.received"),
+    CancelRequested: (INFO, "saga.cancel_requested"),
+    UnwindingStarted: (INFO, "saga.unwinding_started"),
+    SagaParked: (ERROR, "saga.parked"),
+    SagaCompleted: (INFO, "saga.completed"),
+    SagaCompensated: (INFO, "saga.compensated"),
+    SagaResolved: (INFO, "saga.resolved"),
+}
+"""Level and name of the line about an entry. Those not named here tell nothing by themselves."""
+
+_EVENTS: Mapping[str, int] = {
+    "saga.entry": logging.NOTSET,
+    "saga.started": DEBUG,
+    "saga.cancel_requested": DEBUG,
+    "saga.stale_result_refused": WARNING,
+    "saga.foreign_definition": WARNING,
+    "saga.still_parked": ERROR,
+    "lease.lost": WARNING,
+    "doorbell.failed": WARNING,
+    "heartbeat.failed": WARNING,
+    "drain.failed": ERROR,
+    "message.ignored": WARNING,
+    "message.stale": DEBUG,
+    "attempt.left": WARNING,
+    "start.refused": WARNING,
+    "sweep.done": DEBUG,
+    "worker.refused": ERROR,
+    "worker.waiting_for_database": WARNING,
+    "worker.grace_ended": WARNING,
+}
+"""Levels of the other events; one that is not named here is information."""
+
+_SHOWN = ("step", "direction", "attempt", "reason", "cause", "question", "signal", "outcome")
+_NOISY = ("celery.app.trace", "celery.worker.strategy", "httpx", "httpcore", "kombu.pidbox")
+
+
+def configure(settings: Settings, level: int | None = None) -> None:
+    """Send structlog's and the standard library's records to stderr, in one form.
+
+    Args:
+        settings: name the level and the form.
+        level: instead of theirs.
+    """
+    threshold = level or logging.getLevelNamesMapping()[settings.log_level.upper()]
+    renderer = _renderer(settings)
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    _configure_standard_library(threshold, shared, renderer)
+    subscribe(LogWriter(threshold))
+
+
+def _renderer(settings: Settings) -> list[Processor]:
+    """Locals are never shown: a frame may hold a payload."""
+    is_console = settings.log_format == "console" or (
+        settings.log_format == "auto" and sys.stderr.isatty()
+    )
+    if is_console:
+        plain = structlog.dev.RichTracebackFormatter(show_locals=False)
+        return [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
+    frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [
+        structlog.processors.ExceptionRenderer(frames),
+        structlog.processors.JSONRenderer(default=str),
+    ]
+
+
+def _configure_standard_library(
+    threshold: int, shared: list[Processor], renderer: list[Processor]
+) -> None:
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(threshold)
+    for name in _NOISY:  # a line per message, which says less than the saga's own
+        logging.getLogger(name).setLevel(max(threshold, WARNING) if threshold > DEBUG else DEBUG)
+
+
+class LogWriter:
+    """Turns the engine's events into log lines."""
+
+    def __init__(self, threshold: int) -> None:
+        self._threshold = threshold
+        self._log = structlog.get_logger("amends")
+
+    def __call__(self, event: str, fields: MutableMapping[str, Any]) -> None:
+        """Write the line for `event`, if it is loud enough."""
+        if event == "saga.entry":
+            self._entry(fields)
+            return
+        level = _EVENTS.get(event, INFO)
+        if level >= self._threshold:
+            self._log.log(level, event, **{name: _plain(each) for name, each in fields.items()})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LogWriter)  # a process writes each event once
+
+    def __hash__(self) -> int:
+        return hash(LogWriter)
+
+    def _entry(self, fields: Mapping[str, Any]) -> None:
+        entry = fields["entry"]
+        level, name = _ENTRIES.get(type(entry), (logging.NOTSET, ""))
+        if level < self._threshold:
+            return
+        shown = {each: getattr(entry, each) for each in _SHOWN if hasattr(entry, each)}
+        error = getattr(entry, "error", None)
+        if error:
+            shown["error"] = f"{error.get('type')}: {error.get('message')}"
+        self._log.log(
+            level,
+            name,
+            saga_id=str(fields["saga_id"]),
+            saga=fields["saga"],
+            key=fields["key"],
+            **{each: _plain(value) for each, value in shown.items()},
+        )
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+class Logging(CeleryLogging):
+    """Celery's logging for our app: ours, unless the user has connected ``setup_logging``.
+
+    A class of the app and no signal, because a signal would take over the logs of every Celery app
+    in the process.
+    """
+
+    _is_configured = False
+
+    def setup(self, *args: Any, **options: Any) -> Any:
+        """Set up, and be silent about settings that this project has chosen on purpose."""
+        result = super().setup(*args, **options)
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+        return result
+
+    def setup_logging_subsystem(self, loglevel: Any = None, *args: Any, **options: Any) -> Any:
+        """Configure logs once per process tree; Celery's ``-l`` wins when it was given."""
+        if signals.setup_logging.receivers:
+            return super().setup_logging_subsystem(loglevel, *args, **options)
+        app: Any = self.app
+        if not self._is_configured:
+            self._is_configured = True
+            configure(app.settings, _chosen(loglevel))
+        return True
+
+
+def _chosen(loglevel: int | str | None) -> int | None:
+    """Celery passes WARNING when nobody chose: then the settings' level holds."""
+    if isinstance(loglevel, str):
+        loglevel = logging.getLevelNamesMapping().get(loglevel.upper())
+    return None if loglevel in (None, 0, WARNING) else loglevel

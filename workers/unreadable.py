@@ -1,0 +1,77 @@
+"""Bytes on the broker that are no message: told of, dropped, and never the end of a worker.
+
+Kombu and Celery let such an item's exception out of the event loop, and the worker ends with it;
+one forged item then ends every worker of its queue, one after the other. An item that was taken is
+off the queue, so to drop it is to go on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.app.amqp import AMQP
+from celery.utils.log import get_logger
+from celery.worker.consumer import Consumer
+from kombu import Connection
+from kombu.transport import redis
+
+from orchestrator.instrumentation import emit
+
+logger = get_logger(__name__)
+
+RECONNECT_SECONDS = 5.0
+"""The longest pause between two tries to reach a lost broker; Celery's own grows to 32 s."""
+
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, LookupError)
+"""What reading a value of another shape raises: no connection error is one of these."""
+
+
+def _tell(error: Exception) -> None:
+    emit("message.ignored", task=None, reason=f"unreadable: {type(error).__name__}")
+
+
+class TolerantConsumer(Consumer):
+    """Celery's consumer, which rejects what its task handlers cannot read."""
+
+    connection_errors: tuple[type[Exception], ...]
+
+    def create_task_handler(self, *args: Any) -> Any:
+        """Return Celery's handler of one message, made safe."""
+        handle = super().create_task_handler(*args)
+
+        def handle_or_reject(message: Any) -> Any:
+            try:
+                return handle(message)
+            except _UNREADABLE as error:
+                _tell(error)
+                message.reject_log_error(logger, self.connection_errors)
+
+        return handle_or_reject
+
+
+class _Channel(redis.Channel):
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc]
+        except _UNREADABLE as error:
+            _tell(error)
+            return True
+
+
+class _Transport(redis.Transport):
+    Channel = _Channel
+
+
+class _Connection(Connection):
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        return super().ensure_connection(*args, **{"interval_max": RECONNECT_SECONDS, **options})
+
+    def get_transport_cls(self) -> Any:
+        found = super().get_transport_cls()
+        return _Transport if found is redis.Transport else found
+
+
+class TolerantAMQP(AMQP):
+    """Celery's view of a broker, by connections that survive what is on it."""
+
+    Connection = _Connection
