@@ -1,0 +1,145 @@
+"""What recovery adds to the Celery app: the beat entry, its task, and a sweeper in every worker.
+
+Celery imports this module by name when a worker or beat starts (`SagaApp.CONTRIBUTIONS`), because
+the workers' package may not know recovery. Three ways into the same sweep:
+
+    beat              the entry below sends `amends.sweep`, and any worker runs it
+    threads worker    a thread of its own sweeps, with or without beat, and also without a broker
+    prefork worker    a process beside the parent sweeps; the parent tells it of dead children
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import IO, Any
+
+from celery import bootsteps
+
+from orchestrator.errors import LogUnavailableError
+from orchestrator.instrumentation import emit
+from recovery.sweep_loop import SweepLoop
+from recovery.sweeper import Sweeper, SweepReport
+from workers.celery import app
+from workers.children import on_child_death
+from workers.lifecycle import runs_steps_itself
+from workers.owner import owner_of
+from workers.tasks import SWEEP
+
+STOP_SECONDS = 5.0
+
+
+@app.task(name=SWEEP, queue=app.conf.task_default_queue, shared=False)
+def sweep() -> None:
+    """Sweep once; what beat sends. A sweep that finds no database leaves it to the next."""
+    runtime = app.runtime()
+    try:
+        Sweeper(runtime.coordinator, runtime.database).run_once()
+    except LogUnavailableError as error:
+        emit("sweep.failed", error=str(error))
+
+
+app.conf.beat_schedule = {
+    **(app.conf.beat_schedule or {}),
+    SWEEP: {
+        "task": SWEEP,
+        "schedule": app.settings.sweep_seconds,
+        # Ticks that nobody took are dropped, instead of piling up in front of a stopped worker.
+        "options": {"expires": app.settings.sweep_seconds},
+    },
+}
+
+
+class SweeperInWorker(bootsteps.StartStopStep):
+    """Sweeps in a thread of a threads worker, and hands it due work while the broker is away."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self.enabled = runs_steps_itself(worker)
+        self._loop: SweepLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, worker: Any) -> None:
+        """Start the thread; nothing is opened before its first sweep."""
+        runtime = worker.app.runtime()
+        sweeper = Sweeper(runtime.coordinator, runtime.database, run_locally=runtime.run_locally)
+        self._loop = SweepLoop(
+            sweeper,
+            runtime.database,
+            definitions=worker.app.definitions,
+            interval_seconds=worker.app.settings.sweep_seconds,
+            on_report=_ignore,
+        )
+        self._thread = threading.Thread(target=self._loop.run, name="amends-sweeper", daemon=True)
+        self._thread.start()
+
+    def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Stop sweeping: a worker that ends rings for nothing any more."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.stop()
+            self._thread.join(timeout=STOP_SECONDS)
+
+
+class SweeperBesideWorker(bootsteps.StartStopStep):
+    """Runs `amends sweep --beside` next to a prefork parent, which keeps no thread and no pool.
+
+    The pipe to it is the parent's life: when it ends, however that happened, the sweeper ends.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self.enabled = not runs_steps_itself(worker)
+        self._process: subprocess.Popen[bytes] | None = None
+        on_child_death(self._tell)
+
+    def start(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Start it once; a broken broker connection restarts bootsteps, not processes."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "recovery.cli", "sweep", "--beside"],
+                stdin=subprocess.PIPE,
+                close_fds=True,
+            )
+
+    def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """End its input and wait for it."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        _close(process.stdin)
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _tell(self, pid: int) -> None:
+        """Called in the parent's event loop: one short line into a pipe, or nothing."""
+        if self._process is None or self._process.stdin is None:
+            return
+        try:
+            self._process.stdin.write(f"died {owner_of(pid)}\n".encode())
+            self._process.stdin.flush()
+        except OSError as error:  # the sweeper is gone; leases end by themselves
+            emit("sweep.failed", error=f"the sweeper beside this worker is gone: {error}")
+
+
+def _ignore(report: SweepReport) -> None:
+    """A sweep that found something has told the log already."""
+
+
+def _close(pipe: IO[bytes] | None) -> None:
+    try:
+        if pipe is not None:
+            pipe.close()
+    except OSError:
+        return  # the other end is gone, which is what closing is for
+
+
+app.steps["worker"].add(SweeperInWorker)
+app.steps["worker"].add(SweeperBesideWorker)

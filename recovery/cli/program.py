@@ -1,0 +1,139 @@
+"""The program: its verbs, the options that all of them share, and how errors end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from recovery.cli.failures import ExitCode, Failure, failure_of
+from recovery.cli.session import Session
+
+VERBS = {
+    "migrate": "recovery.cli.schema",
+    "worker": "recovery.cli.running",
+    "sandbox": "recovery.cli.running",
+    "sweep": "recovery.cli.sweeping",
+    "start": "recovery.cli.starting",
+    "restock": "recovery.cli.starting",
+    "list": "recovery.cli.looking",
+    "show": "recovery.cli.looking",
+    "wait": "recovery.cli.waiting",
+    "cancel": "recovery.cli.operating",
+    "doctor": "recovery.cli.examining",
+    "demo": "recovery.cli.demonstrating",
+}
+"""Every verb and the module that holds it, imported when the verb is used."""
+
+EPILOG = """\b
+Exit codes:
+  0  ok               4  not allowed
+  1  failure          5  conflict (wrong state, key in use)
+  2  usage            6  database or broker cannot be reached
+  3  not found
+
+\b
+Environment: AMENDS_DATABASE_URL, AMENDS_BROKER_URL, AMENDS_GATEWAY_URL, AMENDS_SAGAS, …
+Data goes to stdout, everything else to stderr; NO_COLOR is honoured.
+"""
+
+
+class Program(click.Group):
+    """The command group: loads verbs when they are used, and turns every error into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the verbs in the order of a saga's life."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the verb; None when there is no such verb."""
+        module = VERBS.get(cmd_name)
+        if module is None:
+            return None
+        verb: click.Command = getattr(import_module(module), f"{cmd_name}_command")
+        known = {each.name for each in verb.params}
+        verb.params.extend(each for each in shared_options() if each.name not in known)
+        return verb
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the verbs when one is mistyped."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            known = f"The verbs are: {', '.join(VERBS)}."
+            raise click.UsageError(f"{error.message} {known}", ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; whatever it raises ends in one line and an exit code."""
+        session = ctx.ensure_object(Session)
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except (click.Abort, KeyboardInterrupt):
+            raise Failure("interrupted", ExitCode.INTERRUPTED) from None
+        except Exception as error:
+            if session.debug:
+                raise
+            raise failure_of(error) from error
+        finally:
+            session.close()
+
+
+def shared_options() -> Sequence[click.Option]:
+    """Return the options that may stand before or after the verb."""
+    return [
+        click.Option(
+            ["--json", "as_json"],
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Objects as JSON, lists as one JSON object per line.",
+        ),
+        click.Option(
+            ["--database-url"],
+            metavar="URL",
+            expose_value=False,
+            callback=_remember,
+            help="Instead of AMENDS_DATABASE_URL.",
+        ),
+        click.Option(
+            ["--broker-url"],
+            metavar="URL",
+            expose_value=False,
+            callback=_remember,
+            help="Instead of AMENDS_BROKER_URL.",
+        ),
+        click.Option(
+            ["--debug"],
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Show tracebacks.",
+        ),
+    ]
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if value and param.name is not None:
+        ctx.ensure_object(Session).options[param.name] = value
+
+
+@click.group(
+    cls=Program,
+    params=[*shared_options()],
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="amends", prog_name="amends")
+def amends() -> None:
+    """Sagas that finish, are taken back step by step, or stop in front of a person."""
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds strings
+    if here not in sys.path:
+        sys.path.append(here)  # last: nothing beside the caller can hide what is installed

@@ -1,0 +1,67 @@
+"""``amends sweep``: once for cron, every few seconds for a service, or beside a prefork worker."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import asdict
+
+import click
+
+from recovery.beside import Beside
+from recovery.cli.session import Session, pass_session
+from recovery.sweep_loop import SweepLoop
+from recovery.sweeper import Sweeper, SweepReport
+from workers import telemetry
+
+
+@click.command("sweep")
+@click.option("--once", is_flag=True, help="Sweep once and exit: for cron and timers.")
+@click.option(
+    "--interval",
+    "interval_seconds",
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="Sweep for ever, with this pause.",
+)
+@click.option(
+    "--beside",
+    is_flag=True,
+    help="As the side process of a worker: reads `died OWNER` lines on stdin, ends with it.",
+)
+@pass_session
+def sweep_command(
+    session: Session, once: bool, interval_seconds: float | None, beside: bool
+) -> None:
+    """Put back on the road what nobody is moving.
+
+    Safe to run anywhere, any number of times at once.
+    """
+    if once + beside + (interval_seconds is not None) == 0:
+        raise click.UsageError("say --once, --interval SECONDS or --beside")
+    if once and (beside or interval_seconds is not None):
+        raise click.UsageError("--once excludes --interval and --beside")
+    sweeper = Sweeper(session.coordinator, session.database)
+    if once:
+        _tell(session, sweeper.run_once())
+        return
+    telemetry.configure(session.settings)
+    loop = SweepLoop(
+        sweeper,
+        session.database,
+        definitions=session.definitions,
+        interval_seconds=interval_seconds or session.settings.sweep_seconds,
+        on_report=lambda report: None if report.is_quiet else _tell(session, report),
+    )
+    if beside:
+        Beside(loop).run()
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: loop.stop())
+    loop.run()
+
+
+def _tell(session: Session, report: SweepReport) -> None:
+    counts = asdict(report)
+    session.output.record(
+        counts, ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
+    )

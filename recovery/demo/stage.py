@@ -1,0 +1,202 @@
+"""Everything the demo needs to run, started in parallel and ended without a rest."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.client import SagaClient
+from orchestrator.definition import Definitions
+from orchestrator.storage import migrate
+from orchestrator.storage.database import Database
+from orchestrator.storage.processes import Processes
+from orchestrator.storage.reads import Reads
+from orchestrator.storage.saga_log import SagaLog
+from recovery.demo.children import Child
+from recovery.isolation import child_environment
+from steps.gateways.sandbox.judge import SandboxJudge
+from steps.gateways.sandbox.process import SandboxProcess
+from steps.storage import stock
+from steps.storage.schema import SHOP_SCHEMA
+from workers import bootstrap
+from workers.local_servers.running_servers import RunningServers, start
+from workers.settings import Settings
+from workers.worker import worker_argv
+
+WORKERS = 2
+THREADS = 4
+START_SECONDS = 60.0
+LEASH = "recovery.demo.leashed"
+
+
+class DemoError(Exception):
+    """The demo could not go on; the message says what was missing."""
+
+
+@dataclass
+class Stage:
+    """The running cast: servers, gateway, workers, and a client's view on them."""
+
+    settings: Settings
+    directory: Path
+    engine: Any
+    client: SagaClient
+    definitions: Definitions
+    gateway: SandboxProcess
+    judge: SandboxJudge
+    servers: RunningServers
+    children: list[Child] = field(default_factory=list)
+
+    @property
+    def reads(self) -> Reads:
+        return Reads(Database(self.engine))
+
+    @property
+    def log(self) -> SagaLog:
+        return SagaLog(Database(self.engine))
+
+    @property
+    def workers(self) -> list[Child]:
+        """The workers that live."""
+        return [each for each in self.children if each.is_running]
+
+    def start_worker(self) -> Child:
+        """Start one more worker process; it takes a second or two to be ready."""
+        name = f"worker-{len(self.children) + 1}"
+        _, *arguments = worker_argv(self.settings, name=f"{name}@%h", extra=("--loglevel", "info"))
+        child = Child(
+            name,
+            ["-m", LEASH, *arguments[2:]],
+            directory=self.directory,
+            environment=_environment(self.settings),
+        )
+        self.children.append(child)
+        return child
+
+    def wait_until_ready(self, count: int) -> None:
+        """Return when so many workers have said that they live.
+
+        Raises:
+            DemoError: one ended, or they took too long; the message has its log's last lines.
+        """
+
+        def are_there() -> bool:
+            for each in self.children:
+                if not (each.is_running or each.was_killed):
+                    raise DemoError(f"{each.name} ended at once: {self._last_words(each)}")
+            seen = Processes(Database(self.engine)).all()
+            owners = [row.process.owner for row in seen if row.process.kind.startswith("worker")]
+            pids = {owner.rpartition("/")[2] for owner in owners}
+            return sum(str(each.pid) in pids for each in self.workers) >= count
+
+        if not wait_for(are_there, START_SECONDS):
+            logs = "; ".join(self._last_words(each) for each in self.workers)
+            raise DemoError(f"the workers are not ready after {START_SECONDS:g} s: {logs}")
+
+    def stop_children(self) -> None:
+        """End every process that was started here, all at once."""
+        for each in self.children:
+            each.ask_to_end()
+        for each in self.children:
+            each.end()
+
+    def _last_words(self, child: Child) -> str:
+        text = (self.directory / f"{child.name}.log").read_text(errors="replace")
+        return " | ".join(text.strip().splitlines()[-5:])
+
+
+@contextmanager
+def open_stage(*, lease_seconds: float, sweep_seconds: float) -> Iterator[Stage]:
+    """Start servers and gateway, migrate, and leave nothing behind, however the block ends.
+
+    The servers are the demo's own, in a directory that is removed with them: whatever the
+    environment names is left alone. They do not sync to disk, which survives every crash but the
+    machine's.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="amends-demo-"))
+    with ExitStack() as stack, ThreadPoolExecutor(1) as starting:
+        gateway = starting.submit(SandboxProcess.start, directory / "ledger.sqlite")
+        try:
+            servers = start(directory, durable=False, watchdog=True, ephemeral=True)
+            stack.enter_context(servers)
+        finally:
+            stack.enter_context(gateway.result())
+        settings = _settings(
+            servers, gateway.result().base_url, lease_seconds=lease_seconds, sweep=sweep_seconds
+        )
+        engine = bootstrap.build_engine(settings, pool_size=2, name="amends demo")
+        stack.callback(engine.dispose)
+        migrate.upgrade(engine)
+        migrate.upgrade(engine, SHOP_SCHEMA)
+        stock.restock(engine, "cd", 10_000)
+        definitions = bootstrap.definitions(settings)
+        stage = Stage(
+            settings=settings,
+            directory=directory,
+            engine=engine,
+            client=SagaClient(engine, bootstrap.build_doorbell(settings), definitions=definitions),
+            definitions=definitions,
+            gateway=gateway.result(),
+            judge=stack.enter_context(SandboxJudge(gateway.result().base_url)),
+            servers=servers,
+        )
+        stack.callback(stage.stop_children)
+        yield stage
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:
+    """Look until `condition` holds; False when the time is up first."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def _settings(
+    servers: RunningServers, gateway_url: str, *, lease_seconds: float, sweep: float
+) -> Settings:
+    """Every choice that matters here is made here, whatever the environment says."""
+    return Settings.load(
+        database_url=servers.database_url,
+        broker_url=servers.broker_url,
+        broker_profile="fast",
+        sagas=(),
+        queues=(),
+        gateway_url=gateway_url,
+        carrier_url=gateway_url,
+        gateway_timeout_seconds=10.0,
+        lease_seconds=lease_seconds,
+        sweep_seconds=sweep,
+        pool="threads",
+        concurrency=THREADS,
+        hand_off="inline",
+        key_prefix="amends:",
+        log_format="json",
+        log_level="info",
+        grace_seconds=3.0,
+    )
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    known = ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL", "DATABASE_URL_FILE")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("AMENDS_") and name not in known
+    }
+    names = (
+        *("database_url", "broker_url", "broker_profile", "gateway_url", "carrier_url"),
+        *("gateway_timeout_seconds", "lease_seconds", "sweep_seconds", "pool", "concurrency"),
+        *("hand_off", "key_prefix", "log_format", "log_level", "grace_seconds"),
+    )
+    chosen = {f"AMENDS_{name.upper()}": str(getattr(settings, name)) for name in names}
+    return child_environment(kept | chosen)

@@ -1,0 +1,1 @@
+"""The check-up behind ``amends doctor``."""

@@ -1,0 +1,1 @@
+"""What must be true of sagas, gateway and stock: one judge for demo, tests, chaos and bench."""

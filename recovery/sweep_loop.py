@@ -1,0 +1,120 @@
+"""Sweeping for ever: `Sweeper.run_once` under a thin ticker that survives every outage."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from orchestrator.definition import Definitions
+from orchestrator.errors import LogUnavailableError
+from orchestrator.instrumentation import emit
+from orchestrator.storage.database import Database, Moved
+from orchestrator.storage.processes import Process, Processes
+from recovery.sweeper import Sweeper, SweepReport
+from workers.owner import owner
+
+KIND = "sweeper"
+"""How sweepers are registered, also those in a worker's thread; `doctor` looks for them."""
+
+SHORTEST_PAUSE_SECONDS = 0.02
+
+
+class SweepLoop:
+    """Sweeps every interval, and rings for timers that come due between two sweeps."""
+
+    def __init__(
+        self,
+        sweeper: Sweeper,
+        database: Database,
+        *,
+        definitions: Definitions,
+        interval_seconds: float,
+        on_report: Callable[[SweepReport], object],
+    ) -> None:
+        self.sweeper = sweeper
+        self._processes = Processes(database)
+        self._definitions = definitions
+        self._interval = interval_seconds
+        self._on_report = on_report
+        self._next_sweep = time.monotonic()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Have `run` return soon; may be called in a signal handler."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Sweep until `stop` is called."""
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            pause = self.tick()
+        self.leave()
+
+    def tick(self) -> float:
+        """Do what is due now, and return in how many seconds there may be more to do."""
+        try:
+            self._work()
+            timer = self.sweeper.next_timer()
+        except (LogUnavailableError, Moved) as error:
+            emit("sweep.failed", error=str(error))
+            timer = None
+            self._next_sweep = min(self._next_sweep, time.monotonic() + self._interval)
+        until_sweep = self._next_sweep - time.monotonic()
+        return max(
+            SHORTEST_PAUSE_SECONDS, min(until_sweep, until_sweep if timer is None else timer)
+        )
+
+    def release(self, owners: Sequence[str]) -> int:
+        """Give up at once what dead processes held; a bare process id is one of this host.
+
+        Raises:
+            LogUnavailableError: Postgres does not answer.
+        """
+        known = [each.process.owner for each in self._processes.all()]
+        host = owner().partition("/")[0]
+        dead = [
+            name
+            for given in owners
+            for name in (
+                [given]
+                if "/" in given
+                else [each for each in known if _is_pid_on(each, host, given)]
+            )
+        ]
+        released = self.sweeper.release(dead)
+        self._processes.gone(dead)
+        return released
+
+    def leave(self) -> None:
+        """Take this sweeper off the register."""
+        try:
+            self._processes.gone([_name()])
+        except LogUnavailableError as error:
+            emit("sweep.failed", error=str(error))
+
+    def _work(self) -> None:
+        if time.monotonic() < self._next_sweep:
+            self._on_report(self.sweeper.ring_due())
+            return
+        self._next_sweep = time.monotonic() + self._interval
+        self._processes.seen(
+            Process(
+                owner=_name(),
+                kind=KIND,
+                queues=(),
+                definition_hashes=self._definitions.hashes,
+                amends_version=version("amends"),
+            )
+        )
+        self._on_report(self.sweeper.run_once())
+
+
+def _name() -> str:
+    """Beside the worker that may live in the same process under `owner`."""
+    return f"{owner()}/{KIND}"
+
+
+def _is_pid_on(name: str, host: str, pid: str) -> bool:
+    return name.startswith(f"{host}/") and name.endswith(f"/{pid}")

@@ -1,0 +1,210 @@
+"""The sweep: find what is due and nobody is moving, and put it back on the one road.
+
+Recovery has no executor of its own. It records that a lost attempt will not answer, rings for what
+is due, and asks the state machine again; everything else the workers do, as always. It is leaderless
+and idempotent: run it from beat, from cron, in a thread of every worker, all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from uuid import UUID
+
+from orchestrator.coordinator import Coordinator
+from orchestrator.doorbell import Ring, ring_each
+from orchestrator.entries import UnknownReason
+from orchestrator.errors import HistoryError
+from orchestrator.instrumentation import emit
+from orchestrator.state import PARKED
+from orchestrator.storage.attempts import BLIND_PATIENCE_SECONDS, Attempts, DueSaga
+from orchestrator.storage.database import Database
+from orchestrator.storage.rows import RING_PATIENCE_SECONDS, OpenAttempt
+
+BATCH = 500
+MAX_ROUNDS = 40
+"""One sweep does at most this many batches of a kind, so that it ends under any load."""
+
+UNRUNG_PAUSE_SECONDS = 3.0
+
+RunLocally = Callable[[Ring], bool]
+"""Starts an attempt in this worker's free slots, without the broker; False when none is free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepReport:
+    """What one sweep did.
+
+    Args:
+        taken_over: attempts whose lease was over, recorded as unanswered.
+        rung: attempts that came due and were rung for the first time.
+        rung_again: attempts whose message seems lost.
+        ran_locally: attempts handed to this worker because the broker took none.
+        looked: due sagas that were decided again.
+        foreign: due sagas of definitions this process has not.
+    """
+
+    taken_over: int = 0
+    rung: int = 0
+    rung_again: int = 0
+    ran_locally: int = 0
+    looked: int = 0
+    foreign: int = 0
+
+    def __add__(self, other: SweepReport) -> SweepReport:
+        return SweepReport(
+            **{
+                each.name: getattr(self, each.name) + getattr(other, each.name)
+                for each in fields(self)
+            }
+        )
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there was nothing to do."""
+        return self == SweepReport()
+
+
+class Sweeper:
+    """Sweeps with one coordinator's definitions, doorbell and database."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        database: Database,
+        *,
+        run_locally: RunLocally | None = None,
+        ring_patience_seconds: float = RING_PATIENCE_SECONDS,
+    ) -> None:
+        self._coordinator = coordinator
+        self._attempts = Attempts(database)
+        self._run_locally = run_locally
+        self._patience = ring_patience_seconds
+        self._woke_foreign = False
+
+    def run_once(self) -> SweepReport:
+        """Do everything that is due now, and return how much that was.
+
+        Raises:
+            LogUnavailableError: Postgres does not answer; the next sweep starts afresh.
+        """
+        if not self._woke_foreign:
+            self._attempts.wake_foreign(self._hashes)
+            self._woke_foreign = True
+        report = self._take_over() + self._look() + self._ring_first() + self._ring_again()
+        if not report.is_quiet:
+            emit("sweep.done", **{each.name: getattr(report, each.name) for each in fields(report)})
+        return report
+
+    def ring_due(self) -> SweepReport:
+        """Ring for timers that came due; the cheap part of a sweep, for between two of them."""
+        return self._ring_first()
+
+    def next_timer(self) -> float | None:
+        """Return in how many seconds `ring_due` has something to do, or None."""
+        return self._attempts.next_timer()
+
+    def release(self, owners: Sequence[str]) -> int:
+        """Give up everything these dead processes held, without waiting for their leases."""
+        held = self._attempts.owned_by(owners)
+        return sum(self._give_up(each, UnknownReason.CRASHED) for each in held)
+
+    @property
+    def _hashes(self) -> list[str]:
+        return self._coordinator.definitions.hashes
+
+    def _take_over(self) -> SweepReport:
+        taken = 0
+        for _ in range(MAX_ROUNDS):
+            expired = self._attempts.expired(self._hashes, BATCH)
+            moved = sum(self._give_up(each, UnknownReason.LEASE_LOST) for each in expired)
+            taken += moved
+            if len(expired) < BATCH or not moved:
+                break
+        return SweepReport(taken_over=taken)
+
+    def _give_up(self, attempt: OpenAttempt, reason: UnknownReason) -> bool:
+        try:
+            return self._coordinator.mover.give_up(attempt, reason)
+        except HistoryError as error:
+            _set_aside(attempt.id.saga_id, error)
+            return False
+
+    def _look(self) -> SweepReport:
+        looked = foreign = 0
+        for _ in range(MAX_ROUNDS):
+            due = self._attempts.due_sagas(self._hashes, BATCH)
+            for each in due:
+                if each.is_known:
+                    self._look_at(each)
+                    looked += 1
+                else:
+                    foreign += 1
+                    emit(
+                        "saga.foreign_definition",
+                        saga_id=each.id,
+                        saga=each.definition,
+                        version=each.version,
+                    )
+            if len(due) < BATCH:
+                break
+        return SweepReport(looked=looked, foreign=foreign)
+
+    def _look_at(self, due: DueSaga) -> None:
+        try:
+            state = self._coordinator.mover.look(due.id)
+        except HistoryError as error:
+            _set_aside(due.id, error)
+            return
+        if state in PARKED:
+            emit("saga.still_parked", saga_id=due.id, saga=due.definition, state=state)
+
+    def _ring_first(self) -> SweepReport:
+        report = SweepReport()
+        for _ in range(MAX_ROUNDS):
+            rings = self._attempts.ring_first(self._hashes, BATCH)
+            sent, ran = self._ring(rings)
+            report += SweepReport(rung=sent, ran_locally=ran)
+            if len(rings) < BATCH or not sent:
+                break
+        return report
+
+    def _ring_again(self) -> SweepReport:
+        """Ring only for what is missing in the queue: rung and unclaimed, minus its depth.
+
+        A slow queue is full of messages that are merely waiting; ringing for those again would
+        double them at every sweep.
+        """
+        report = SweepReport()
+        for backlog in self._attempts.backlogs(self._hashes):
+            depth = self._coordinator.doorbell.depth(backlog.queue)
+            missing = backlog.overdue if depth is None else backlog.rung - depth
+            patience = BLIND_PATIENCE_SECONDS if depth is None else self._patience
+            left = min(missing, backlog.overdue)
+            while left > 0:
+                rings = self._attempts.ring_again(
+                    backlog.queue, self._hashes, min(left, BATCH), patience
+                )
+                sent, ran = self._ring(rings)
+                report += SweepReport(rung_again=sent, ran_locally=ran)
+                left -= len(rings)
+                if not rings or not sent:
+                    break
+        return report
+
+    def _ring(self, rings: Sequence[Ring]) -> tuple[int, int]:
+        """Publish, or run here what the broker does not take; return how many of each."""
+        if not rings or ring_each(self._coordinator.doorbell, rings):
+            return len(rings), 0
+        ran: list[Ring] = []
+        for each in rings:
+            if self._run_locally is None or not self._run_locally(each):
+                break
+            ran.append(each)
+        self._attempts.unring(rings, UNRUNG_PAUSE_SECONDS)
+        return 0, len(ran)
+
+
+def _set_aside(saga_id: UUID, error: HistoryError) -> None:
+    """One unreadable log must not keep the sweep from the others."""
+    emit("saga.unreadable", saga_id=saga_id, error=str(error))

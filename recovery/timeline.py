@@ -1,0 +1,177 @@
+"""A saga's log as a timeline: one line per attempt, and one per turn the saga took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from orchestrator.entries import (
+    CancelRequested,
+    Entry,
+    LateOutcomeRecorded,
+    Recorded,
+    SagaCompensated,
+    SagaCompleted,
+    SagaParked,
+    SagaResolved,
+    SagaStarted,
+    SignalReceived,
+    StepFailed,
+    StepReleased,
+    StepSettled,
+    StepStarted,
+    StepSucceeded,
+    StepUnknown,
+    StepWaiting,
+    UndoSkipped,
+    UnwindingStarted,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """An attempt, or (without `step`) something that happened to the whole saga.
+
+    Args:
+        seq, at: where in the log it begins.
+        outcome: how it ended, or ``running``.
+        took: from the claim to the record, by the database's clock.
+        detail: the error, the outside reference or the reason.
+    """
+
+    seq: int
+    at: datetime
+    outcome: str
+    step: str | None = None
+    direction: str | None = None
+    attempt: int | None = None
+    owner: str | None = None
+    took: timedelta | None = None
+    detail: str | None = None
+
+
+def timeline(entries: Iterable[Recorded]) -> list[Line]:
+    """Return the lines in the order in which they began."""
+    lines: list[Line] = []
+    begun: dict[tuple[str, str, int], int] = {}
+    for recorded in entries:
+        match recorded.entry:
+            case StepStarted() as start:
+                begun[start.step, start.direction, start.attempt] = len(lines)
+                lines.append(_begun(recorded, start))
+            case (
+                StepSucceeded() | StepFailed() | StepUnknown() | StepReleased() | StepWaiting()
+            ) as outcome:
+                attempt = (outcome.step, outcome.direction, outcome.attempt)
+                index = begun.get(attempt)
+                if index is not None:
+                    lines[index] = replace(
+                        lines[index],
+                        outcome=_outcome(outcome),
+                        took=recorded.at - lines[index].at,
+                        detail=_detail(outcome),
+                    )
+            case entry:
+                lines.append(_turn(recorded, entry))
+    return lines
+
+
+def _begun(recorded: Recorded, start: StepStarted) -> Line:
+    return Line(
+        seq=recorded.seq,
+        at=recorded.at,
+        outcome="running",
+        step=start.step,
+        direction=start.direction,
+        attempt=start.attempt,
+        owner=start.owner,
+    )
+
+
+def _outcome(entry: Entry) -> str:
+    match entry:
+        case StepSucceeded(undone=False):
+            return "nothing there"
+        case StepSucceeded():
+            return "succeeded"
+        case StepFailed(terminal=True):
+            return "failed for good"
+        case StepFailed():
+            return "failed, to be tried again"
+        case StepUnknown(reason=reason):
+            return f"unknown ({reason})"
+        case StepReleased():
+            return "handed back"
+        case StepWaiting(signal=signal):
+            return f"waiting for {signal}"
+        case _:
+            return type(entry).__name__
+
+
+def _detail(entry: Entry) -> str | None:
+    match entry:
+        case StepSucceeded(reference=reference):
+            return reference
+        case StepFailed(error=error) | StepUnknown(error=dict() as error):
+            return _error_text(error)
+        case StepWaiting(until=until):
+            return f"until {until}"
+        case _:
+            return None
+
+
+def _error_text(error: dict[str, object]) -> str:
+    code, message = error.get("code"), error.get("message") or error.get("type") or ""
+    return f"{code}: {message}" if code else str(message)
+
+
+def _turn(recorded: Recorded, entry: Entry) -> Line:
+    line = Line(seq=recorded.seq, at=recorded.at, outcome=type(entry).__name__)
+    match entry:
+        case SagaStarted(skipped=skipped):
+            detail = f"without {', '.join(skipped)}" if skipped else None
+            return replace(line, outcome="started", detail=detail)
+        case StepSettled(step=step, direction=direction, landed=landed, by=by):
+            answer = {True: "it happened", False: "it did not happen", None: "nobody can tell"}
+            return replace(
+                line,
+                outcome="settled",
+                step=step,
+                direction=direction,
+                detail=f"{answer[landed]} (by {by})",
+            )
+        case LateOutcomeRecorded(step=step, direction=direction, attempt=attempt, outcome=outcome):
+            return replace(
+                line,
+                outcome=f"late: {outcome}",
+                step=step,
+                direction=direction,
+                attempt=attempt,
+                detail=entry.reference,
+            )
+        case SignalReceived(name=name):
+            return replace(line, outcome=f"signal {name}")
+        case CancelRequested(reason=reason, actor=actor):
+            return replace(line, outcome="cancel requested", detail=f"{actor}: {reason}")
+        case UnwindingStarted(cause=cause, step=step):
+            because = f"{cause.replace('_', ' ')}{f': {step}' if step else ''}"
+            return replace(line, outcome="taking back", detail=because)
+        case UndoSkipped(step=step, undone_by=other):
+            return replace(
+                line,
+                outcome="not needed",
+                step=step,
+                direction="compensate",
+                detail=f"undone by {other}",
+            )
+        case SagaParked(state=state, reason=reason):
+            return replace(line, outcome=f"parked: {state}", detail=reason)
+        case SagaCompleted():
+            return replace(line, outcome="completed")
+        case SagaCompensated():
+            return replace(line, outcome="compensated")
+        case SagaResolved(actor=actor, reason=reason):
+            return replace(line, outcome="resolved", detail=f"{actor}: {reason}")
+        case _:
+            return line

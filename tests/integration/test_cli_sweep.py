@@ -1,0 +1,114 @@
+"""`amends sweep` as a process: beside a worker, and for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from orchestrator.client import SagaClient
+from orchestrator.coordinator import Coordinator
+from orchestrator.definition import Definitions
+from orchestrator.doorbell import SilentDoorbell
+from orchestrator.entries import StepFailed, StepStarted, StepUnknown
+from orchestrator.storage.database import Database, create_engine
+from orchestrator.storage.processes import Processes
+from orchestrator.storage.rows import AttemptId
+from recovery.sweep_loop import KIND
+from steps.checkout import checkout
+from tests.worker_processes import until
+
+ROOT = Path(__file__).parents[2]
+DEAD = "host/nonce/4242"
+ORDER = {
+    "order_id": "A-1",
+    "customer_id": "C-1",
+    "units": 1,
+    "amount_minor": 0,
+    "currency": "EUR",
+}
+
+
+@pytest.fixture
+def known(database: str) -> Iterator[Database]:
+    engine = create_engine(database)
+    yield Database(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def held(known: Database) -> tuple[Coordinator, UUID]:
+    """A saga whose first attempt is held, for a minute, by a process that is dead."""
+    saga = SagaClient(known.engine).start(checkout, ORDER, key="A-1")
+    coordinator = Coordinator(
+        database=known,
+        definitions=Definitions([checkout]),
+        doorbell=SilentDoorbell(),
+        owner=lambda: DEAD,
+        lease=timedelta(minutes=1),
+    )
+    first = AttemptId(saga_id=saga.id, step="reserve_inventory", direction="forward", number=1)
+    assert coordinator.claim(first) is not None
+    return coordinator, saga.id
+
+
+def sweep(database: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "recovery.cli", "sweep", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "AMENDS_DATABASE_URL": database},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_beside_a_worker_it_releases_what_a_dead_process_held(
+    held: tuple[Coordinator, UUID], database: str
+) -> None:
+    coordinator, saga_id = held
+    with sweep(database, "--beside") as process:
+        assert process.stdin is not None
+        process.stdin.write(f"died {DEAD}\n")
+        process.stdin.flush()
+        until(
+            lambda: [
+                each.entry
+                for each in coordinator.log.entries(saga_id)
+                if isinstance(each.entry, StepFailed | StepUnknown)
+            ],
+            what="the release, long before the lease is over",
+        )
+        process.stdin.close()
+        assert process.wait(timeout=20) == 0
+
+
+def test_a_line_that_means_nothing_changes_nothing(
+    held: tuple[Coordinator, UUID], database: str
+) -> None:
+    coordinator, saga_id = held
+    process = sweep(database, "--beside")
+    process.communicate("died host/nonce/1\nhello\ndied \n\n", timeout=30)
+    assert process.returncode == 0
+    entries = [each.entry for each in coordinator.log.entries(saga_id)]
+    assert isinstance(entries[-1], StepStarted)
+
+
+def test_for_ever_means_until_sigterm(known: Database, database: str) -> None:
+    processes = Processes(known)
+    with sweep(database, "--interval", "0.5", "--json") as process:
+        until(
+            lambda: [each for each in processes.all() if each.process.kind == KIND],
+            what="the sweeper's sign of life",
+        )
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    assert processes.all() == []

@@ -1,0 +1,200 @@
+"""What the command line says before it touches any server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from orchestrator.errors import (
+    IdempotencyConflictError,
+    LogUnavailableError,
+    PayloadError,
+    SagaNotFoundError,
+)
+from recovery.cli.failures import ExitCode, failure_of
+from recovery.cli.program import VERBS, amends
+
+ROOT = Path(__file__).parents[2]
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(f"AMENDS_{name}", raising=False)
+    monkeypatch.delenv("AMENDS_BROKER_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(amends, arguments, prog_name="amends")
+
+
+def test_help_names_every_verb_and_every_exit_code() -> None:
+    answer = run("--help")
+    assert answer.exit_code == 0
+    for verb in VERBS:
+        assert f"\n  {verb}" in answer.stdout
+    for code in range(1, 7):
+        assert f"{code}  " in answer.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_and_json(verb: str) -> None:
+    answer = run(verb, "--help")
+    assert answer.exit_code == 0
+    assert "--json" in answer.stdout
+    assert "--database-url" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["start"],
+        ["start", "checkout"],
+        ["start", "checkout", "--key", "K", "--set", "units"],
+        ["start", "checkout", "--key", "K", "--set", "colour=red"],
+        ["start", "checkout", "--key", "K", "--limit", "3"],
+        ["list", "--state", "tired"],
+        ["list", "--counts", "--key", "K"],
+        ["list", "--limit", "0"],
+        ["wait"],
+        ["cancel", "K"],
+        ["cancel", "K", "--reason", "  "],
+        ["sweep"],
+        ["sweep", "--once", "--interval", "3"],
+        ["sweep", "--interval", "0"],
+        ["migrate", "--sql", "--check"],
+        ["restock", "--sku", "cd"],
+        ["restock", "--sku", "cd", "--units", "-1"],
+        ["worker"],
+        ["list"],
+    ],
+    ids=" ".join,
+)
+def test_a_usage_error_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
+    answer = run(*arguments)
+    assert answer.exit_code == ExitCode.USAGE
+    assert answer.stdout == ""
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_mistyped_verb_is_answered_with_the_verbs() -> None:
+    assert "migrate, worker" in run("lits").stderr
+
+
+def test_a_missing_database_setting_names_the_variable() -> None:
+    assert "AMENDS_DATABASE_URL" in run("list").stderr
+
+
+def test_an_unknown_saga_is_not_found_and_the_known_ones_are_named() -> None:
+    answer = run("--database-url", NOWHERE, "start", "chekout", "--key", "K")
+    assert answer.exit_code == ExitCode.NOT_FOUND
+    assert "checkout" in answer.stderr
+
+
+def test_options_of_the_program_may_stand_after_the_verb() -> None:
+    before = run("--database-url", NOWHERE, "show", "K")
+    after = run("show", "K", "--database-url", NOWHERE)
+    assert before.exit_code == after.exit_code == ExitCode.UNREACHABLE
+    assert before.stderr == after.stderr
+
+
+def test_an_unreachable_database_is_exit_code_6_in_one_line() -> None:
+    answer = run("show", "K", "--database-url", NOWHERE)
+    assert answer.exit_code == ExitCode.UNREACHABLE
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert answer.stderr.startswith("amends: ")
+
+
+def test_debug_shows_the_traceback() -> None:
+    answer = run("--debug", "show", "K", "--database-url", NOWHERE)
+    assert isinstance(answer.exception, LogUnavailableError)
+
+
+def test_the_current_directory_comes_last_on_the_path() -> None:
+    here = str(Path.cwd())
+    run("list")
+    assert sys.path[-1] == here
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SagaNotFoundError("no"), ExitCode.NOT_FOUND),
+        (IdempotencyConflictError("no"), ExitCode.CONFLICT),
+        (PayloadError("no"), ExitCode.USAGE),
+        (LogUnavailableError("no"), ExitCode.UNREACHABLE),
+        (PermissionError(13, "no"), ExitCode.NOT_ALLOWED),
+        (RuntimeError("no"), ExitCode.FAILURE),
+    ],
+)
+def test_each_error_ends_with_its_exit_code(error: Exception, code: ExitCode) -> None:
+    try:
+        raise error
+    except type(error) as raised:
+        failure = failure_of(raised)
+    assert isinstance(failure, click.ClickException)
+    assert failure.exit_code == code
+
+
+def test_migrate_prints_sql_without_any_database() -> None:
+    answer = run("migrate", "--sql", "--checkout")
+    assert answer.exit_code == 0
+    assert "CREATE TABLE amends.saga" in answer.stdout
+    assert "CREATE TABLE shop.stock" in answer.stdout
+
+
+def test_doctor_without_settings_fails_with_a_hint_per_finding() -> None:
+    answer = run("doctor", "--json")
+    findings = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert answer.exit_code == ExitCode.FAILURE
+    failed = [each for each in findings if each["verdict"] == "fail"]
+    assert [each["check"] for each in failed] == ["settings"]
+    assert all(each["hint"] for each in failed)
+
+
+def test_a_stranger_with_the_name_of_a_package_is_noticed(tmp_path: Path) -> None:
+    stranger = tmp_path / "workers"
+    stranger.mkdir()
+    (stranger / "__init__.py").write_text("")
+    answer = subprocess.run(
+        [sys.executable, "-m", "recovery.cli", "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT / "docs",
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )
+    assert answer.returncode == ExitCode.FAILURE
+    assert "'workers' is taken from" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_stranger_beside_the_caller_changes_nothing(tmp_path: Path) -> None:
+    stranger = tmp_path / "workers"
+    stranger.mkdir()
+    (stranger / "__init__.py").write_text("raise RuntimeError('imported')")
+    program = "from recovery.cli import main; main()"
+    answer = subprocess.run(
+        [sys.executable, "-P", "-c", program, "migrate", "--sql"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert answer.returncode == ExitCode.OK, answer.stderr
