@@ -1,0 +1,67 @@
+"""Thousands of forged and broken messages: nothing happens, and the worker stays as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.state import State
+from tests.chaos.forgeries import forgeries
+from tests.chaos.sizes import sizes
+from tests.deployment import QUEUE, Deployment, Order, measured, payload
+from tests.worker_processes import until
+
+MEGABYTE = 2**20
+COMPLETED = 10
+
+
+def _busy_and_not_due(deployment: Deployment) -> list[Order]:
+    """Ten sagas that have ended, and one whose next attempt is an hour away."""
+    orders = [Order(payload=payload(f"done-{n}"), ends=State.COMPLETED) for n in range(COMPLETED)]
+    deployment.judge.script(
+        "rate_limited", order_reference="later", operation="authorize", retry_after_seconds=3600
+    )
+    return [*orders, Order(payload=payload("later"), ends=State.RUNNING)]
+
+
+@sizes(300, 10_000)
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_forged_messages_have_no_effect(
+    deployment: Deployment, tmp_path: Path, pool: str, size: int
+) -> None:
+    worker = deployment.start_worker(pool=pool)
+    sagas = deployment.start_orders(_busy_and_not_due(deployment))
+    later = sagas[-1]
+    until(
+        lambda: deployment.ended() == COMPLETED and len(deployment.entries(later)) == 7,
+        what="sagas that are not due",
+    )
+    touched = tmp_path / "touched"
+    for message in forgeries(100, sagas, touched):  # so that lazy parts are there before we measure
+        deployment.broker.lpush(QUEUE, message)
+    until(lambda: deployment.queue_length() == 0, seconds=30, what="an empty queue")
+    before, rss = _everything(deployment), worker.rss_bytes
+
+    for message in forgeries(size, sagas, touched, seed=2):
+        deployment.broker.lpush(QUEUE, message)
+    until(lambda: deployment.queue_length() == 0, seconds=600, what="an empty queue")
+    [last] = deployment.start_orders([Order(payload=payload("last"), ends=State.COMPLETED)])
+    until(lambda: deployment.client.get(last).is_terminal, what="a saga after all that")
+
+    grown = (worker.rss_bytes - rss) / MEGABYTE
+    measured(f"{size} forged messages ({pool}): RSS {rss / MEGABYTE:.0f} MB, grown {grown:+.1f} MB")
+    assert worker.is_alive
+    assert not touched.exists()
+    assert [each for each in _everything(deployment) if each not in before] == [
+        *(each for each in _everything(deployment) if each[0] == "last")
+    ]
+    assert grown <= 20
+    assert deployment.client.get(last).state is State.COMPLETED
+
+
+def _everything(deployment: Deployment) -> list[tuple[str, int]]:
+    """How long every log is, and every request the gateway has received."""
+    logs = [(each.key, each.seq) for each in deployment.histories()]
+    requests = [(each.order_reference or "last", each.id) for each in deployment.judge.requests()]
+    return logs + requests

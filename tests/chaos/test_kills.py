@@ -1,0 +1,147 @@
+"""Processes killed while requests of theirs are open at the gateway: everything ends, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from orchestrator.state import State
+from tests.chaos.sizes import sizes
+from tests.deployment import (
+    Deployment,
+    Recovery,
+    expected,
+    measured,
+    measured_recoveries,
+    mixed,
+)
+from tests.worker_processes import until
+
+SLACK_SECONDS = 5.0
+HELD = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """So many sagas, so many kills in their midst, then one more kill in the quiet after them."""
+
+    sagas: int
+    kills: int
+    lease: float = 15.0
+    sweep: float = 5.0
+    seconds: float = 60.0
+
+
+def _slow_gateway(deployment: Deployment) -> None:
+    for operation in ("authorize", "capture"):
+        deployment.judge.script(
+            "slow_before", times=None, operation=operation, delay_ms=700, rate=0.5
+        )
+
+
+def _configure(deployment: Deployment, size: Size) -> None:
+    deployment.variables |= {"lease_seconds": size.lease, "sweep_seconds": size.sweep}
+
+
+@sizes(Size(sagas=24, kills=1), Size(sagas=500, kills=8, seconds=300))
+def test_a_killed_child_of_a_prefork_worker(deployment: Deployment, size: Size) -> None:
+    _configure(deployment, size)
+    deployment.start_worker(pool="prefork", concurrency=HELD)
+    orders = mixed(size.sagas)
+    _slow_gateway(deployment)
+    deployment.start_orders(orders)
+    busy: list[Recovery] = []
+    killed = []
+    for _ in range(size.kills):
+        child = deployment.wait_held(HELD)[0].pid
+        killed.append((child, time.time()))
+        os.kill(child, signal.SIGKILL)
+    rest = deployment.wait_at_rest(size.seconds)
+    for child, at in killed:
+        busy += deployment.recoveries([child], at)
+
+    deployment.judge.clear_faults()
+    deployment.start_held(HELD, prefix="quiet")
+    child = deployment.wait_held(HELD)[0].pid
+    at = time.time()
+    os.kill(child, signal.SIGKILL)
+    until(lambda: deployment.ended() == size.sagas + 1, what="the saga of the killed child")
+    deployment.judge.release()
+    deployment.wait_at_rest(30)
+
+    quiet = deployment.recoveries([child], at)
+    measured_recoveries(f"child killed, {size.sagas} sagas about ({rest:.1f} s)", busy)
+    measured_recoveries("child killed, queue empty", quiet)
+    assert len(busy) >= size.kills
+    assert len(quiet) == 1
+    assert max(each.given_up_after for each in (*busy, *quiet)) <= 2
+    assert max(each.went_on_after or 99 for each in quiet) <= 5
+    ends = expected(orders) + Counter({State.COMPLETED: HELD})
+    assert deployment.violations(ends) == []
+    assert deployment.counts() == ends
+
+
+@sizes(Size(sagas=24, kills=0, lease=3, sweep=1), Size(sagas=500, kills=5, seconds=400))
+def test_a_killed_worker(deployment: Deployment, size: Size) -> None:
+    _configure(deployment, size)
+    deployment.start_workers(2)
+    orders = mixed(size.sagas)
+    _slow_gateway(deployment)
+    deployment.start_orders(orders)
+    busy: list[Recovery] = []
+    killed = []
+    for _ in range(size.kills):
+        worker = deployment.member_of(deployment.wait_held(HELD)[0].pid)
+        killed.append((worker.pid, worker.kill()))
+        deployment.start_worker()
+    rest = deployment.wait_at_rest(size.seconds)
+    for pid, at in killed:
+        busy += deployment.recoveries([pid], at)
+
+    deployment.judge.clear_faults()
+    deployment.start_held(2 * HELD, prefix="quiet")
+    worker = deployment.member_of(deployment.wait_held(HELD)[0].pid)
+    at = worker.kill()
+    interrupted = [each for each in deployment.holders() if each.pid == worker.pid]
+    bound = size.lease + size.sweep + SLACK_SECONDS
+    until(
+        lambda: len(_gone_on(deployment.recoveries([worker.pid], at))) >= len(interrupted),
+        seconds=bound + SLACK_SECONDS,
+        what="the sagas of the killed worker",
+    )
+    deployment.judge.release()
+    deployment.wait_at_rest(60)
+
+    quiet = deployment.recoveries([worker.pid], at)
+    measured_recoveries(f"worker killed, {size.sagas} sagas about ({rest:.1f} s)", busy)
+    measured_recoveries("worker killed, queue empty", quiet)
+    assert len(busy) >= size.kills
+    assert len(quiet) == len(interrupted) > 0
+    assert max(each.given_up_after for each in (*busy, *quiet)) <= bound
+    assert max(each.went_on_after or 99 for each in quiet) <= bound
+    ends = expected(orders) + Counter({State.COMPLETED: 2 * HELD})
+    assert deployment.violations(ends) == []
+    assert deployment.counts() == ends
+
+
+@sizes(Size(sagas=24, kills=1, sweep=1), Size(sagas=500, kills=1, seconds=120))
+def test_a_killed_beat(deployment: Deployment, size: Size) -> None:
+    _configure(deployment, size)
+    deployment.start_worker(pool="prefork", is_ready=False)
+    beat = deployment.start_beat()
+    deployment.members[0].wait_ready()
+    orders = mixed(size.sagas)
+    deployment.start_orders(orders)
+
+    beat.kill()
+
+    rest = deployment.wait_at_rest(size.seconds)
+    measured(f"beat killed, {size.sagas} sagas about: at rest after {rest:.1f} s")
+    assert deployment.violations(expected(orders)) == []
+
+
+def _gone_on(recoveries: list[Recovery]) -> list[Recovery]:
+    return [each for each in recoveries if each.went_on_after is not None]

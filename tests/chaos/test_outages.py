@@ -1,0 +1,127 @@
+"""The broker flushed, away or deaf, and Postgres gone: later, but everything, and once."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from orchestrator.entries import StepStarted
+from orchestrator.state import State
+from orchestrator.storage.rows import RING_PATIENCE_SECONDS
+from steps.checkout import checkout
+from tests.chaos.sizes import sizes
+from tests.deployment import Deployment, expected, measured, mixed, spread
+from tests.worker_processes import until
+from workers import connect
+from workers.local_servers.running_servers import RunningServers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    sagas: int
+    sweep: float = 5.0
+    outage: float = 0.0
+    seconds: float = 90.0
+
+
+@sizes(Size(sagas=40, sweep=1), Size(sagas=500, seconds=300))
+def test_a_flushed_broker_loses_nothing(deployment: Deployment, size: Size) -> None:
+    deployment.variables |= {"sweep_seconds": size.sweep, "hand_off": "broker"}
+    deployment.start_workers(2, concurrency=2)
+    orders = mixed(size.sagas)
+    deployment.judge.script("slow_before", times=None, operation="authorize", delay_ms=100)
+    deployment.start_orders(orders)
+    until(lambda: deployment.ended() > 0, what="the first end")
+
+    lost = deployment.queue_length()
+    deployment.broker.flushall()
+    rest = deployment.wait_at_rest(size.seconds)
+
+    measured(f"FLUSHALL with {lost} messages of {size.sagas} sagas: at rest after {rest:.1f} s")
+    assert lost > 0
+    assert deployment.violations(expected(orders)) == []
+    assert deployment.counts() == expected(orders)
+
+
+@sizes(Size(sagas=24, sweep=1, outage=3), Size(sagas=500, outage=30, seconds=300))
+def test_sagas_start_and_move_while_the_broker_is_down(
+    deployment: Deployment, servers: RunningServers, size: Size
+) -> None:
+    deployment.variables |= {"sweep_seconds": size.sweep}
+    deployment.start_workers(2)
+    orders = mixed(size.sagas)
+    servers.valkey.kill()
+    down_since = time.monotonic()
+
+    took = []
+    for order in orders:
+        began = time.monotonic()
+        assert deployment.client.start(checkout, order.payload, key=order.key).created
+        took.append(time.monotonic() - began)
+    until(
+        lambda: deployment.ended() > 0 and time.monotonic() - down_since > size.outage,
+        seconds=size.outage + 30,
+        what="ends without a broker",
+    )
+    ended = deployment.ended()
+    servers.valkey.start()
+    rest = deployment.wait_at_rest(size.seconds)
+
+    measured(
+        f"broker down: {size.sagas} starts took {spread(took)}, {ended} ended meanwhile, "
+        f"at rest {rest:.1f} s after it was back"
+    )
+    assert deployment.violations(expected(orders)) == []
+    assert deployment.counts() == expected(orders)
+
+
+@sizes(Size(sagas=40, sweep=1), Size(sagas=200, seconds=300))
+def test_postgres_restarted_immediately_loses_and_doubles_nothing(
+    deployment: Deployment, servers: RunningServers, size: Size
+) -> None:
+    deployment.variables |= {"sweep_seconds": size.sweep}
+    workers = [
+        *deployment.start_workers(1),
+        *deployment.start_workers(1, pool="prefork", concurrency=2),
+    ]
+    orders = mixed(size.sagas)
+    deployment.start_orders(orders)
+    until(lambda: deployment.ended() >= size.sagas // 8, what="the first ends")
+
+    left = size.sagas - deployment.ended()
+    servers.postgres.restart("immediate")
+    rest = deployment.wait_at_rest(size.seconds)
+
+    measured(f"Postgres restarted with {left} sagas in flight: at rest after {rest:.1f} s")
+    assert left > 0
+    assert all(each.is_alive for each in workers)
+    assert deployment.violations(expected(orders)) == []
+    assert deployment.counts() == expected(orders)
+
+
+@sizes(Size(sagas=5, sweep=1), Size(sagas=200))
+def test_a_message_lost_after_the_commit_is_missed_within_patience_and_a_sweep(
+    deployment: Deployment, size: Size
+) -> None:
+    deployment.variables |= {"sweep_seconds": size.sweep}
+    deployment.start_worker()
+    url = deployment.settings.broker_url
+    assert url is not None
+    nowhere = deployment.settings.model_copy(update={"broker_url": f"{url.removesuffix('/0')}/5"})
+    client = connect(nowhere)
+    orders = mixed(size.sagas)
+
+    started = [client.start("checkout", each.payload, key=each.key) for each in orders]
+    client._log._database.engine.dispose()
+    deployment.wait_at_rest(size.seconds)
+
+    waits = []
+    for each in started:
+        entries = deployment.entries(each.id)
+        first = next(row for row in entries if isinstance(row.entry, StepStarted))
+        waits.append((first.at - entries[0].at).total_seconds())
+    measured(f"message lost: first step after {spread(waits)}")
+    assert min(waits) > RING_PATIENCE_SECONDS - 1, "the message was not lost"
+    assert max(waits) <= RING_PATIENCE_SECONDS + size.sweep + 5
+    assert deployment.violations(expected(orders)) == []
+    assert deployment.counts()[State.STUCK] == 0
