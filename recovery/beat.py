@@ -19,6 +19,7 @@ from celery import bootsteps
 
 from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
+from recovery.isolation import child_environment
 from recovery.sweep_loop import SweepLoop
 from recovery.sweeper import Sweeper, SweepReport
 from workers.celery import app
@@ -104,6 +105,7 @@ class SweeperBesideWorker(bootsteps.StartStopStep):
                 [sys.executable, "-m", "recovery.cli", "sweep", "--beside"],
                 stdin=subprocess.PIPE,
                 close_fds=True,
+                env=child_environment(),
             )
 
     def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature

@@ -1,8 +1,8 @@
 """The sweep: find what is due and nobody is moving, and put it back on the one road.
 
 Recovery has no executor of its own. It records that a lost attempt will not answer, rings for what
-is due, and asks the state machine again; everything else the workers do, as always. It is leaderless
-and idempotent: run it from beat, from cron, in a thread of every worker, all at once.
+is due, and asks the state machine again; everything else the workers do, as always. It is
+leaderless and idempotent: run it from beat, from cron, in a thread of every worker, all at once.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ _COMMON: Mapping[str, Any] = {
     # Cancelling would kill children in the middle of a commit; the fence handles the second run.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_proc_alive_timeout": 30.0,
+    # Nobody waits for a lost child's result, least of all for ten seconds in a shutdown.
+    "worker_lost_wait": 1.0,
     "worker_max_memory_per_child": 400_000,
 }
 

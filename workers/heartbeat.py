@@ -30,7 +30,6 @@ class Heartbeat:
 
     Args:
         describe: what the register of processes should say of this one.
-        ends_process: whether the process ends here once its grace is over.
     """
 
     def __init__(

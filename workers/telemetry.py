@@ -83,7 +83,7 @@ _EVENTS: Mapping[str, int] = {
 """Levels of the other events; one that is not named here is information."""
 
 _SHOWN = ("step", "direction", "attempt", "reason", "cause", "question", "signal", "outcome")
-_NOISY = ("celery.app.trace", "celery.worker.strategy", "httpx", "httpcore", "kombu.pidbox")
+_NOISY = ("celery.app.trace", "celery.worker.strategy", "httpx2", "httpcore2", "kombu.pidbox")
 
 
 def configure(settings: Settings, level: int | None = None) -> None:

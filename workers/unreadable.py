@@ -22,8 +22,8 @@ logger = get_logger(__name__)
 RECONNECT_SECONDS = 5.0
 """The longest pause between two tries to reach a lost broker; Celery's own grows to 32 s."""
 
-_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, LookupError)
-"""What reading a value of another shape raises: no connection error is one of these."""
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, LookupError, RecursionError)
+"""What reading a value of another shape, or a very deep one, raises: no connection error is one."""
 
 
 def _tell(error: Exception) -> None:

@@ -102,7 +102,7 @@ def check_stock(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _checkouts(evidence: Evidence) -> list[tuple[SagaHistory, SagaState]]:
-    """The checkouts whose log folds, with what it folds to; `check_histories` reports the others."""
+    """The checkouts whose log folds, with what it folds to (`check_histories` tells the others)."""
     found = []
     for saga in evidence.sagas:
         state = evidence.states[saga.id]

@@ -99,7 +99,7 @@ class SandboxProcess:
 
 def _first_line(process: subprocess.Popen[str]) -> str:
     """The first line of its output, or what there was of it when it ended or took too long."""
-    assert process.stdout is not None  # noqa: S101 - opened as a pipe above
+    assert process.stdout is not None
     deadline = time.monotonic() + _START_LIMIT.total_seconds()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
