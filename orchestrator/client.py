@@ -115,7 +115,7 @@ class SagaClient:
 
         Args:
             key: the business's own name for this run (the order id), 1 to 200 characters.
-            trace: trace context (``traceparent``) to continue in the saga's steps.
+            trace: trace context (``traceparent``), kept with the saga for whoever traces it.
 
         Raises:
             PayloadError, InvalidKeyError, UnknownDefinitionError: nothing was written.
@@ -133,7 +133,8 @@ class SagaClient:
         else:
             created = self._start_inside(saga, caller)
         if saga.id in created:
-            _tell_started(saga)
+            if caller is None:
+                _tell_started(saga)
             return Started(id=saga.id, key=key, created=True)
         return self._existing(saga, caller)
 
@@ -240,7 +241,7 @@ class SagaClient:
                 "repeat the start in a new transaction"
             ) from error
         if created:
-            caller.after_commit([lambda: self._ring([saga])])
+            caller.after_commit([lambda: _tell_started(saga), lambda: self._ring([saga])])
         return created
 
     def _existing(self, saga: NewSaga, caller: CallersTransaction | None) -> Started:

@@ -139,7 +139,7 @@ class Coordinator:
         self._database = database
         self._resources = resources or Resources()
         self._owner = owner
-        self._lease_seconds = lease.total_seconds()
+        self.lease_seconds = lease.total_seconds()
         self._drains = drains
 
     # -- claim -------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Coordinator:
                 attempt,
                 token=token,
                 owner=self._owner(),
-                lease_seconds=self._lease_seconds,
+                lease_seconds=self.lease_seconds,
                 hashes=self.definitions.hashes,
             )
         except Moved:
@@ -421,7 +421,7 @@ class Coordinator:
         for run in decision.runs:
             if run is in_place:
                 right = ClaimInPlace(
-                    token=uuid.uuid4(), owner=self._owner(), lease_seconds=self._lease_seconds
+                    token=uuid.uuid4(), owner=self._owner(), lease_seconds=self.lease_seconds
                 )
                 attempt = attempt_id(saga_id, run)
                 started = _started(attempt, self._owner())
@@ -465,7 +465,7 @@ class Coordinator:
             saga=replace(claim.saga, state=visible, seq=state.seq),
             state=state,
             lease=Lease(
-                valid_until=asked + min(self._lease_seconds, timeout), ends_at=asked + timeout
+                valid_until=asked + min(self.lease_seconds, timeout), ends_at=asked + timeout
             ),
             claimed_at=claim.now(),
             claimed_monotonic=asked,

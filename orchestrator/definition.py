@@ -26,6 +26,9 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 """Names become task names, metric labels and parts of keys: short, lower case, no dots."""
 
 DEFAULT_QUEUE = "amends"
+RESERVED = "amends"
+"""The first part of the engine's own task names, so no saga may have it."""
+
 MAX_TIMEOUT = timedelta(hours=1)
 
 
@@ -379,6 +382,8 @@ def _check(definition: SagaDefinition[Any]) -> None:
         raise DefinitionError(
             f"saga name {name!r}: use 1 to 60 lower case letters, digits and underscores"
         )
+    if name == RESERVED:
+        raise DefinitionError(f"saga name {name!r} is the engine's own; choose the business's word")
     if definition.version < 1:
         raise DefinitionError(f"saga {name!r}: versions count from 1")
     if not definition.steps:

@@ -46,10 +46,11 @@ class Doorbell(Protocol):
 
 
 class SilentDoorbell:
-    """Rings nobody: the sweep finds what is due. For clients without a broker."""
+    """Rings nobody and says so: somebody else's sweep has to. For processes without a broker."""
 
-    def ring(self, rings: Sequence[Ring]) -> None:
-        """Do nothing."""
+    def ring(self, rings: Sequence[Ring]) -> None:  # noqa: ARG002 - the protocol's signature
+        """Refuse: a ring that nobody hears must not count as rung."""
+        raise DoorbellError("no broker is set: AMENDS_BROKER_URL")
 
     def depth(self, queue: str) -> int | None:  # noqa: ARG002 - the protocol's signature
         """Return None: there is no queue to look at."""

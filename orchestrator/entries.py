@@ -30,6 +30,7 @@ class UnknownReason(StrEnum):
     """Why nobody knows what an attempt did."""
 
     RAISED = "raised"
+    TIMED_OUT = "timed_out"
     LEASE_LOST = "lease_lost"
     CRASHED = "crashed"
     DRAINED = "drained"

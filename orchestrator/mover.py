@@ -34,6 +34,10 @@ MOVE_TRIES = 30
 """Every lost round means that somebody else moved the saga; thirty in a row mean a bug."""
 
 
+_AT_EXPIRY = (UnknownReason.LEASE_LOST, UnknownReason.TIMED_OUT)
+"""Reasons that hold only once the lease is over by the database's clock."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What to add to the log before deciding; `closing` names the attempt it ends."""
@@ -73,7 +77,7 @@ class Mover:
 
         def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:
             nonlocal gave_up
-            waits = reason is UnknownReason.LEASE_LOST and not _is_expired(snapshot, attempt)
+            waits = reason in _AT_EXPIRY and not _is_expired(snapshot, attempt)
             gave_up = _is_open(snapshot, state, attempt) and not waits
             if not gave_up or attempt.token is None:
                 return None
@@ -83,7 +87,7 @@ class Mover:
                 closing=Closing(
                     id=attempt.id,
                     token=attempt.token,
-                    only_expired=reason is UnknownReason.LEASE_LOST,
+                    only_expired=reason in _AT_EXPIRY,
                 ),
             )
 

@@ -113,8 +113,8 @@ def given_up(step: Step, direction: str, attempt: int, reason: UnknownReason) ->
         attempt=attempt,
         terminal=False,
         error={"type": reason.value, "message": f"attempt ended without an answer: {reason}"},
-        spends_budget=False,
-        crashed=reason is not UnknownReason.DRAINED,
+        spends_budget=reason is UnknownReason.TIMED_OUT,
+        crashed=reason not in (UnknownReason.DRAINED, UnknownReason.TIMED_OUT),
     )
 
 

@@ -49,10 +49,12 @@ def validated(definition: SagaDefinition[Any], payload: BaseModel | Mapping[str,
 
 
 def read_back(definition: SagaDefinition[Any], payload: Json) -> BaseModel:
-    """Return the model of a payload from JSON; fields may go by their names or their aliases."""
-    return cast(
-        "BaseModel", definition.payload.model_validate(payload, by_alias=True, by_name=True)
-    )
+    """Return the model of a payload from JSON; fields may go by their names or their aliases.
+
+    Read as JSON, so that a strict model takes a date or a decimal from its text.
+    """
+    model = definition.payload.model_validate_json(canonical(payload), by_alias=True, by_name=True)
+    return cast("BaseModel", model)
 
 
 def fingerprint(payload: BaseModel | Mapping[str, Any]) -> str:

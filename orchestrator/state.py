@@ -336,7 +336,7 @@ def _on_outcome(
             step = _with_effect(step, recorded, entry.attempt, entry.reference, entry.result)
         case StepFailed():
             track = _after_failure(track, entry)
-        case StepUnknown(reason=UnknownReason.RAISED):
+        case StepUnknown(reason=UnknownReason.RAISED | UnknownReason.TIMED_OUT):
             track = replace(track, unsettled=True, unknowns=track.unknowns + 1)
         case StepUnknown(reason=UnknownReason.DRAINED):
             track = replace(track, unsettled=True)

@@ -503,7 +503,7 @@ def _not_before(
         case StepFailed(retry_after_seconds=float() | int() as seconds):
             asked = timedelta(seconds=min(seconds, MAX_RETRY_AFTER_SECONDS))
             return track.ended_at + asked + backoff(retry, 1, *spread)
-        case StepUnknown(reason=UnknownReason.RAISED):
+        case StepUnknown(reason=UnknownReason.RAISED | UnknownReason.TIMED_OUT):
             return track.ended_at + backoff(retry, track.unknowns, *spread)
         case StepUnknown(reason=UnknownReason.DRAINED):
             return None

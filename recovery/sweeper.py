@@ -116,8 +116,10 @@ class Sweeper:
     def _take_over(self) -> SweepReport:
         taken = 0
         for _ in range(MAX_ROUNDS):
-            expired = self._attempts.expired(self._hashes, BATCH)
-            moved = sum(self._give_up(each, UnknownReason.LEASE_LOST) for each in expired)
+            expired = self._attempts.expired(
+                self._hashes, BATCH, lease_seconds=self._coordinator.lease_seconds
+            )
+            moved = sum(self._give_up(each, _reason(each)) for each in expired)
             taken += moved
             if len(expired) < BATCH or not moved:
                 break
@@ -203,6 +205,10 @@ class Sweeper:
             ran.append(each)
         self._attempts.unring(rings, UNRUNG_PAUSE_SECONDS)
         return 0, len(ran)
+
+
+def _reason(attempt: OpenAttempt) -> UnknownReason:
+    return UnknownReason.TIMED_OUT if attempt.is_timed_out else UnknownReason.LEASE_LOST
 
 
 def _set_aside(saga_id: UUID, error: HistoryError) -> None:

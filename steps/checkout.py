@@ -53,7 +53,6 @@ checkout = SagaDefinition(
             "screen_fraud",
             screen_fraud,
             no_compensation="none, because a verdict stays true",
-            read_only=True,
             timeout=LOCAL,
             retry=PATIENCE,
         ),

@@ -53,6 +53,7 @@ def screen_fraud(ctx: StepContext[CheckoutPayload]) -> Effect:
             "the order was blocked before payment",
             code="fraud_blocked",
             details={"reasons": list(verdict.reasons), "ruleset": verdict.ruleset},
+            decisive=True,  # the verdict kept under this step's key says so to every attempt
         )
     return Effect(
         value={

@@ -36,7 +36,7 @@ from orchestrator.storage.database import Database, create_engine
 from orchestrator.storage.histories import Histories, SagaHistory
 from orchestrator.storage.reads import Reads
 from recovery.invariants.collect import check, collect
-from recovery.isolation import ROOT, child_environment
+from recovery.isolation import child_environment
 from steps.checkout import checkout
 from steps.gateways.sandbox.judge import SandboxJudge
 from steps.gateways.sandbox.process import SandboxProcess
@@ -87,9 +87,10 @@ class Member:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    @property
-    def rss_bytes(self) -> int:
-        return int(psutil.Process(self.pid).memory_info().rss)
+    def memory(self) -> dict[int, int]:
+        """Resident bytes of the process and of each of its children, by process id."""
+        family = [psutil.Process(self.pid), *self._family()]
+        return {each.pid: int(each.memory_info().rss) for each in family}
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The lines of its log about one kind of event."""

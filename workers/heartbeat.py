@@ -28,6 +28,8 @@ RETRY_SECONDS = 1.0
 class Heartbeat:
     """Extends the leases of this process, says that it lives, and gives up at the end of grace.
 
+    `hand_back` is called at that end: it returns the messages that nobody has begun, and how many.
+
     Args:
         describe: what the register of processes should say of this one.
     """
@@ -47,6 +49,7 @@ class Heartbeat:
         self._describe = describe
         self._drain = drain
         self._put_back = put_back
+        self.hand_back: Callable[[], int] = lambda: 0
         self._pause = lease_seconds / 3
         self._next_extension = time.monotonic() + self._pause
         self._next_sign = 0.0
@@ -106,8 +109,9 @@ class Heartbeat:
         """The end of grace: hand on what still runs, and go without waiting for it."""
         given_up = give_up_all(self._coordinator)
         self._put_back.ring(self._coordinator)
+        handed_back = self.hand_back()
         self._leave()
-        emit("worker.grace_ended", given_up=given_up)
+        emit("worker.grace_ended", given_up=given_up, handed_back=handed_back)
         os._exit(0)  # a thread that runs a step cannot be stopped, only left behind
 
     def _leave(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import bootsteps
 
+from orchestrator.instrumentation import emit
 from workers import children
 
 THREADED = ("celery.concurrency.thread", "celery.concurrency.solo")
@@ -27,6 +28,9 @@ class Lifecycle(bootsteps.StartStopStep):
             runtime = worker.app.runtime()
             if worker.pool_cls.__module__ == THREADED[0]:
                 runtime.slots.adopt(worker.pool, worker.concurrency)
+                # Celery drops what waits for a thread when it stops; run, it is put back.
+                worker.pool.on_stop = worker.pool.executor.shutdown
+                runtime.heartbeat.hand_back = lambda: _return_unbegun(worker)
             runtime.heartbeat.ensure()
 
     def stop(self, worker: Any) -> None:
@@ -35,3 +39,21 @@ class Lifecycle(bootsteps.StartStopStep):
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:  # noqa: ARG002 - Celery's
         """Called before the pool registers, because Celery goes through the steps backwards."""
         children.watch(worker.pool)
+
+
+def _return_unbegun(worker: Any) -> int:
+    """Return the messages that wait for a thread to their queue; how many there were.
+
+    As kombu does when it closes, which a process that leaves its threads behind cannot wait for.
+    RabbitMQ needs no such help: there the end of the connection is enough.
+    """
+    qos: Any = getattr(getattr(worker.consumer.task_consumer, "channel", None), "qos", None)
+    if not hasattr(qos, "restore_unacked"):
+        return 0
+    unbegun = len(qos._delivered) - len(qos._dirty)  # noqa: SLF001 - has no public name
+    try:
+        qos.restore_unacked()
+    except Exception as error:  # noqa: BLE001 - each transport raises errors of its own library
+        emit("drain.failed", error=f"{type(error).__name__}: {error}")
+        return 0
+    return unbegun

@@ -13,6 +13,7 @@ from celery.utils import uuid as new_task_id
 
 from orchestrator.client import SagaClient
 from orchestrator.doorbell import Ring
+from orchestrator.storage.attempts import Attempts
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Process, Processes
 from workers.bootstrap import build_coordinator, build_engine, pool_size_of
@@ -92,6 +93,7 @@ class Runtime:
             drain=app.drain,
             put_back=put_back,
             begin=self.heartbeat.ensure,
+            unring=Attempts(self.database).unring,
         )
 
     def serves(self, queue: str) -> bool:

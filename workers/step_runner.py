@@ -14,7 +14,7 @@ never finds it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -58,6 +58,8 @@ class StepRunner:
     Args:
         serves: whether the next step of a queue may run in this worker.
         begin: called before the first claim of a process: starts its heartbeat.
+        unring: told of a ring that led to no claim. If the attempt still waits, its saga is one
+            that only other workers know: they should not have to wait for this ring to be missed.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class StepRunner:
         drain: Drain,
         put_back: PutBack,
         begin: Callable[[], None],
+        unring: Callable[[Sequence[Ring]], None],
     ) -> None:
         self._app = app
         self._coordinator = coordinator
@@ -76,6 +79,7 @@ class StepRunner:
         self._drain = drain
         self._put_back = put_back
         self._begin = begin
+        self._unring = unring
         self._slot = _Slot()
 
     def answer(self, address: Address, arguments: Mapping[str, Any], args: object = ()) -> None:
@@ -104,6 +108,7 @@ class StepRunner:
         claim = self._coordinator.claim(attempt)
         if claim is None:
             emit("message.stale", saga_id=attempt.saga_id, step=attempt.step)
+            self._unring([_ring(address, attempt)])
             return
         following = self._execute(claim)
         while following is not None:

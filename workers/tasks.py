@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 START = "amends.start"
 SWEEP = "amends.sweep"
-RECONCILE = "amends.reconcile"
-RESERVED = (START, SWEEP, RECONCILE)
 
 START_PATIENCE_SECONDS = 30.0
 """How long a start by message is offered to a database that does not answer."""

@@ -7,6 +7,8 @@ off the queue, so to drop it is to go on.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from queue import Empty
 from typing import Any
 
 from celery.app.amqp import AMQP
@@ -34,6 +36,7 @@ class TolerantConsumer(Consumer):
     """Celery's consumer, which rejects what its task handlers cannot read."""
 
     connection_errors: tuple[type[Exception], ...]
+    task_consumer: Any
 
     def create_task_handler(self, *args: Any) -> Any:
         """Return Celery's handler of one message, made safe."""
@@ -47,6 +50,14 @@ class TolerantConsumer(Consumer):
                 message.reject_log_error(logger, self.connection_errors)
 
         return handle_or_reject
+
+    def stop(self) -> None:
+        """Stop; what Redis hands to a read that is under way goes back to its queue."""
+        channel: Any = getattr(self.task_consumer, "channel", None)
+        super().stop()
+        if getattr(channel, "_in_poll", None):
+            with suppress(Empty, *self.connection_errors):
+                channel._brpop_read()  # noqa: SLF001 - as kombu itself does when it closes
 
 
 class _Channel(redis.Channel):

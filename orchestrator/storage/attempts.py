@@ -29,7 +29,8 @@ FOREIGN_LOOK_SECONDS = 30.0
 MAX_FOREIGN_LOOK_SECONDS = 3600.0
 
 EXPIRED = """
-SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner
+SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner,
+    t.lease_until >= t.timeout_at AND t.timeout_for > make_interval(secs => %(lease)s)
 FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
 WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NOT NULL
     AND s.definition_hash = ANY(%(hashes)s::text[])
@@ -39,7 +40,7 @@ FOR UPDATE OF s SKIP LOCKED
 # A saga whose row a stopped process still holds is left for a later sweep, instead of waiting here.
 
 OWNED = """
-SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner
+SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner, false
 FROM amends.attempt t WHERE t.owner = ANY(%(owners)s::text[]) AND t.token IS NOT NULL
 """
 
@@ -94,11 +95,12 @@ FROM picked WHERE (t.saga_id, t.step, t.direction, t.number)
 """
 
 UNRING = """
-UPDATE amends.attempt t SET ring_at = clock_timestamp() + make_interval(secs => %(pause)s)
+UPDATE amends.attempt t SET ring_at = clock_timestamp()
+    + make_interval(secs => coalesce(%(pause)s, least(2.0 ^ least(t.rung_count, 10), 60)))
 FROM unnest(%(saga_ids)s::uuid[], %(steps)s::text[], %(directions)s::text[], %(numbers)s::int[])
     AS r(saga_id, step, direction, number)
 WHERE (t.saga_id, t.step, t.direction, t.number) = (r.saga_id, r.step, r.direction, r.number)
-    AND t.token IS NULL
+    AND t.token IS NULL AND t.due_at <= clock_timestamp()
 """
 
 NEXT_TIMER = """
@@ -159,9 +161,15 @@ class Attempts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def expired(self, hashes: Sequence[str], limit: int) -> list[OpenAttempt]:
-        """Return attempts whose lease is over, the longest over first."""
-        values = {"hashes": list(hashes), "limit": limit}
+    def expired(
+        self, hashes: Sequence[str], limit: int, *, lease_seconds: float
+    ) -> list[OpenAttempt]:
+        """Return attempts whose lease is over, the longest over first.
+
+        An attempt longer than a lease, and extended up to its timeout, timed out in a process that
+        lived; any other lost its process, as far as anybody can tell.
+        """
+        values = {"hashes": list(hashes), "limit": limit, "lease": lease_seconds}
         rows = self._database.run(EXPIRED, values, writes="sweep.commit")
         return [_open_attempt(row, is_expired=True) for row in rows]
 
@@ -207,8 +215,12 @@ class Attempts:
         )
         return [_ring(row) for row in rows]
 
-    def unring(self, rings: Sequence[Ring], pause_seconds: float) -> None:
-        """Note that these were not rung after all: look at them again after a pause."""
+    def unring(self, rings: Sequence[Ring], pause_seconds: float | None = None) -> None:
+        """Note that these were not rung after all: look at them again after a pause.
+
+        Without a pause given: after one that doubles with every ring, up to a minute. Attempts that
+        are claimed, gone or not due are left as they are.
+        """
         values = {
             "saga_ids": [each.saga_id for each in rings],
             "steps": [each.step for each in rings],
@@ -258,11 +270,12 @@ def _ring(row: Row) -> Ring:
 
 
 def _open_attempt(row: Sequence[Any], *, is_expired: bool) -> OpenAttempt:
-    saga_id, step, direction, number, queue, token, owner = row
+    saga_id, step, direction, number, queue, token, owner, is_timed_out = row
     return OpenAttempt(
         id=AttemptId(saga_id=saga_id, step=step, direction=direction, number=number),
         queue=queue,
         token=token,
         owner=owner,
         is_expired=is_expired,
+        is_timed_out=is_timed_out,
     )

@@ -97,13 +97,17 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAttempt:
-    """A row of `attempt` as recovery sees it."""
+    """A row of `attempt` as recovery sees it.
+
+    `is_timed_out`: its lease was extended up to the attempt's timeout, so its process lived on.
+    """
 
     id: AttemptId
     queue: str
     token: UUID | None
     owner: str | None
     is_expired: bool
+    is_timed_out: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ def sweep_command(
         raise click.UsageError("say --once, --interval SECONDS or --beside")
     if once and (beside or interval_seconds is not None):
         raise click.UsageError("--once excludes --interval and --beside")
+    session.settings.require_broker_url()  # a sweep that can ring nobody would only hold rows back
     sweeper = Sweeper(session.coordinator, session.database)
     if once:
         _tell(session, sweeper.run_once())

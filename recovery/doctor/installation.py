@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
 
-from recovery.doctor.findings import Finding, fail, ok
+from recovery.doctor.findings import Finding, fail, ok, warn
 from recovery.isolation import PACKAGES, ROOT, strangers
 from workers.settings import Settings
 
@@ -63,7 +63,6 @@ def settings(known: Settings) -> Iterator[Finding]:
     wanted = {
         "AMENDS_DATABASE_URL": known.database_url,
         "AMENDS_BROKER_URL": known.broker_url,
-        "AMENDS_GATEWAY_URL": known.gateway_url,
     }
     missing = [name for name, value in wanted.items() if value is None]
     if missing:
@@ -71,6 +70,12 @@ def settings(known: Settings) -> Iterator[Finding]:
             "settings",
             f"not set: {', '.join(missing)}",
             "set them in the environment, in .env, or as files named by NAME_FILE",
+        )
+    elif known.gateway_url is None:
+        yield warn(
+            "settings",
+            "no gateway: the checkout cannot run here",
+            "set AMENDS_GATEWAY_URL, or ignore this when you run only sagas of your own",
         )
     else:
         yield ok("settings", "database, broker and gateway are set")

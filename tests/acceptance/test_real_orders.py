@@ -38,9 +38,9 @@ def _report(member: Member) -> dict[str, Any]:
 
 
 def _rows(path: Path, limit: int) -> list[Mapping[str, str]]:
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as text:
-        return list(itertools.islice(csv.DictReader(text), limit))
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+    return list(itertools.islice(csv.DictReader(text.splitlines()), limit))
 
 
 def _sagas(deployment: Deployment) -> int:

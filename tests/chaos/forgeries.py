@@ -36,7 +36,7 @@ class _Touch:
 
 
 def envelope(
-    task: object, kwargs: object, *, args: object = (), body: bytes | None = None, **changes: Any
+    task: object, kwargs: object, *, args: object = (), body: Any = None, **changes: Any
 ) -> bytes:
     """A message of Celery's protocol 2 as kombu keeps it in Redis."""
     identity = str(uuid.uuid4())
@@ -86,8 +86,10 @@ def _sorts(
         return f"checkout.{dice.choice(STEPS)}"
 
     def pickled() -> bytes:
-        body = pickle.dumps(((), {}, _Touch(touched)))
-        return envelope(task(), {}, body=body, **{"content-type": "application/x-python-serialize"})
+        return typed("application/x-python-serialize", pickle.dumps(((), {}, _Touch(touched))))
+
+    def typed(content_type: str, body: bytes | None = None) -> bytes:
+        return envelope(task(), known(), body=body, **{"content-type": content_type})
 
     nested = b"[" * DEPTH + b"]" * DEPTH
     return {
@@ -96,12 +98,10 @@ def _sorts(
         "no envelope": lambda: b"[1, 2, 3]",
         "an empty envelope": lambda: b"{}",
         "no properties": lambda: b'{"body": "", "headers": {"task": "x", "id": "y"}}',
-        "another content type": lambda: envelope(task(), known(), **{"content-type": "text/plain"}),
+        "another content type": lambda: typed("text/plain"),
         "another encoding": lambda: envelope(task(), known(), **{"content-encoding": "klingon"}),
         "pickle": pickled,
-        "yaml": lambda: envelope(
-            task(), {}, body=b"!!python/name:os.system", **{"content-type": "application/x-yaml"}
-        ),
+        "yaml": lambda: typed("application/x-yaml", b"!!python/name:os.system"),
         "an unknown task": lambda: envelope("checkout.give_it_all_back", known()),
         "celery's own task": lambda: envelope("celery.backend_cleanup", {}),
         "no task": lambda: envelope(None, known()),

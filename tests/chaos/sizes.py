@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 LONG_SECONDS = 1_800
 
 
-def sizes(quick: object, full: object) -> Any:
+def sizes(quick: object, full: object) -> pytest.MarkDecorator:
     """Parametrize a test by its size; `full` runs in ``make chaos`` only."""
     marks = (pytest.mark.long, pytest.mark.timeout(LONG_SECONDS))
     values = [pytest.param(quick, id="quick"), pytest.param(full, id="full", marks=marks)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ import pytest
 
 from orchestrator.entries import StepStarted, StepUnknown, UnknownReason
 from orchestrator.state import State
+from orchestrator.storage.histories import SagaHistory
+from orchestrator.storage.rows import RING_PATIENCE_SECONDS
 from tests.chaos.sizes import sizes
 from tests.deployment import Deployment, expected, measured, mixed
+from tests.worker_processes import until
 
 SIGNAL_SECONDS = 0.5
 """Until the handler has run and what was on its way to Postgres has arrived."""
@@ -63,6 +67,8 @@ def test_a_drained_worker_claims_nothing_and_hands_on_what_runs(
         f"given up after {given_up.at.timestamp() - at:.2f} s, "
         f"went on {(went_on.at - given_up.at).total_seconds():.2f} s later"
     )
+    if size.sagas < 100:  # more of them wait longer for their turn
+        assert max(map(_longest_pause, deployment.histories())) < RING_PATIENCE_SECONDS - 1
     assert code == 0
     assert isinstance(given_up.entry, StepUnknown)
     assert given_up.entry.reason == UnknownReason.DRAINED
@@ -71,3 +77,34 @@ def test_a_drained_worker_claims_nothing_and_hands_on_what_runs(
     ends = expected(orders) + Counter({State.COMPLETED: 1})
     assert deployment.violations(ends) == []
     assert deployment.counts() == ends
+
+
+def test_what_waits_for_a_thread_is_handed_back_at_the_end_of_grace(deployment: Deployment) -> None:
+    deployment.variables |= {"grace_seconds": 1}
+    worker = deployment.start_worker()
+    deployment.start_held(4, prefix="held")
+    deployment.wait_held(4)
+    orders = mixed(10)
+    deployment.start_orders(orders)
+    until(lambda: deployment.queue_length() == 0, what="messages fetched by a busy worker")
+
+    worker.terminate()
+    assert worker.wait_end(10) == 0
+    deployment.judge.release()
+    waiting = deployment.queue_length()
+    deployment.start_worker()
+    rest = deployment.wait_at_rest(30)
+
+    measured(
+        f"{waiting} of {len(orders) + 4} messages there after a drain; at rest {rest:.1f} s on"
+    )
+    assert waiting == len(orders) + 4
+    ends = expected(orders) + Counter({State.COMPLETED: 4})
+    assert deployment.violations(ends) == []
+    assert deployment.counts() == ends
+
+
+def _longest_pause(saga: SagaHistory) -> float:
+    """Seconds between two entries: as long as a lost message is missed, where one was lost."""
+    moments = [each.at.timestamp() for each in saga.entries]
+    return max(after - before for before, after in itertools.pairwise(moments))

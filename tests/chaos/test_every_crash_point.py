@@ -154,7 +154,7 @@ def test_without_the_token_a_stale_result_is_accepted_and_noticed(
         r"WITH closed AS .*?\), moved AS \(",
         "WITH moved AS (",
         statements.APPEND_OUTCOME,
-        flags=re.S,
+        flags=re.DOTALL,
     ).replace("FROM closed WHERE s.id = closed.saga_id", "WHERE s.id = %(saga_id)s")
     unfenced = unfenced.replace("due_at = clock_timestamp(),", "")
     assert unfenced != statements.APPEND_OUTCOME
@@ -181,7 +181,7 @@ def test_without_the_intent_an_effect_comes_before_its_entry_and_is_noticed(
             rows = run_inside(connection, statements.CLAIM, values)
             connection.rollback()
         claims[options["token"]] = {"attempt": attempt, **options}
-        return log._claimed(attempt, tuple(rows[0])) if rows else None  # noqa: SLF001
+        return log._claimed(attempt, tuple(rows[0])) if rows else None
 
     def claim_late(log: SagaLog, change: Advance, connection: Any = None) -> bool:
         if change.closing is not None and change.closing.token in claims:

@@ -8,7 +8,7 @@ from orchestrator.entries import Direction, Outcome, StepStarted, StepSucceeded
 from orchestrator.state import State
 from orchestrator.storage.histories import SagaHistory
 from tests.chaos.sizes import sizes
-from tests.deployment import Deployment, expected, measured, measured_recoveries, mixed
+from tests.deployment import Deployment, expected, measured_recoveries, mixed
 from tests.worker_processes import until
 
 

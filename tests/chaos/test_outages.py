@@ -15,12 +15,17 @@ from tests.worker_processes import until
 from workers import connect
 from workers.local_servers.running_servers import RunningServers
 
+RING_NOW = "UPDATE amends.attempt SET ring_at = clock_timestamp() WHERE token IS NULL"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
+    """`outage` in seconds; `is_aged`: rings are made old by hand instead of waiting for it."""
+
     sagas: int
     sweep: float = 5.0
     outage: float = 0.0
+    is_aged: bool = False
     seconds: float = 90.0
 
 
@@ -43,7 +48,7 @@ def test_a_flushed_broker_loses_nothing(deployment: Deployment, size: Size) -> N
     assert deployment.counts() == expected(orders)
 
 
-@sizes(Size(sagas=24, sweep=1, outage=3), Size(sagas=500, outage=30, seconds=300))
+@sizes(Size(sagas=24, sweep=1, outage=3, is_aged=True), Size(sagas=500, outage=30, seconds=300))
 def test_sagas_start_and_move_while_the_broker_is_down(
     deployment: Deployment, servers: RunningServers, size: Size
 ) -> None:
@@ -58,6 +63,8 @@ def test_sagas_start_and_move_while_the_broker_is_down(
         began = time.monotonic()
         assert deployment.client.start(checkout, order.payload, key=order.key).created
         took.append(time.monotonic() - began)
+    if size.is_aged:
+        deployment.execute(RING_NOW)
     until(
         lambda: deployment.ended() > 0 and time.monotonic() - down_since > size.outage,
         seconds=size.outage + 30,

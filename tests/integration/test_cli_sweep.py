@@ -59,11 +59,11 @@ def held(known: Database) -> tuple[Coordinator, UUID]:
     return coordinator, saga.id
 
 
-def sweep(database: str, *arguments: str) -> subprocess.Popen[str]:
+def sweep(database: str, broker_url: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "recovery.cli", "sweep", *arguments],
         cwd=ROOT,
-        env={**os.environ, "AMENDS_DATABASE_URL": database},
+        env={**os.environ, "AMENDS_DATABASE_URL": database, "AMENDS_BROKER_URL": broker_url},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -72,10 +72,10 @@ def sweep(database: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_beside_a_worker_it_releases_what_a_dead_process_held(
-    held: tuple[Coordinator, UUID], database: str
+    held: tuple[Coordinator, UUID], database: str, broker_url: str
 ) -> None:
     coordinator, saga_id = held
-    with sweep(database, "--beside") as process:
+    with sweep(database, broker_url, "--beside") as process:
         assert process.stdin is not None
         process.stdin.write(f"died {DEAD}\n")
         process.stdin.flush()
@@ -92,19 +92,19 @@ def test_beside_a_worker_it_releases_what_a_dead_process_held(
 
 
 def test_a_line_that_means_nothing_changes_nothing(
-    held: tuple[Coordinator, UUID], database: str
+    held: tuple[Coordinator, UUID], database: str, broker_url: str
 ) -> None:
     coordinator, saga_id = held
-    process = sweep(database, "--beside")
+    process = sweep(database, broker_url, "--beside")
     process.communicate("died host/nonce/1\nhello\ndied \n\n", timeout=30)
     assert process.returncode == 0
     entries = [each.entry for each in coordinator.log.entries(saga_id)]
     assert isinstance(entries[-1], StepStarted)
 
 
-def test_for_ever_means_until_sigterm(known: Database, database: str) -> None:
+def test_for_ever_means_until_sigterm(known: Database, database: str, broker_url: str) -> None:
     processes = Processes(known)
-    with sweep(database, "--interval", "0.5", "--json") as process:
+    with sweep(database, broker_url, "--interval", "0.5", "--json") as process:
         until(
             lambda: [each for each in processes.all() if each.process.kind == KIND],
             what="the sweeper's sign of life",
