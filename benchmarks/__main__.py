@@ -1,6 +1,7 @@
 """``make bench``: CPU per saga of four no-op steps, inline and brokered, beside a Celery chain.
 
-All three run in one call, on the same servers, with fsync and synchronous commits on. Work is
+All sides run in one call, on the same servers, with fsync and synchronous commits on. The chain is
+measured in Celery's default pool (prefork) and in threads. Work is
 queued first and then worked off, so that the clock sees workers that are never idle; CPU is read
 from the kernel for every process that took part, the client that queued included.
 """
@@ -33,7 +34,8 @@ from workers.bootstrap import build_doorbell
 from workers.local_servers.running_servers import RunningServers, start
 from workers.settings import Settings
 
-SIDES = ("inline", "brokered", "chain")
+SIDES = ("inline", "brokered", "chain", "chain_prefork")
+POOLS = {"chain": "threads", "chain_prefork": "prefork"}
 STEPS = 4
 WARM_UP = 100
 
@@ -87,8 +89,8 @@ def _measure(
         broker.flushall()
     engine = create_engine(url)
     migrate.upgrade(engine)
-    if name == "chain":
-        return _measure_chain(servers, directory, arguments)
+    if name in POOLS:
+        return _measure_chain(servers, directory, name, arguments)
     client = SagaClient(engine, build_doorbell(settings))
     reads = Reads(Database(engine))
     definition = noop.inline if name == "inline" else noop.brokered
@@ -114,7 +116,7 @@ def _measure(
 
 
 def _measure_chain(
-    servers: RunningServers, directory: Path, arguments: argparse.Namespace
+    servers: RunningServers, directory: Path, name: str, arguments: argparse.Namespace
 ) -> Measured:
     os.environ["CHAIN_BROKER_URL"] = servers.broker_url
     from benchmarks.chain import step  # noqa: PLC0415 - reads its broker at import
@@ -131,11 +133,11 @@ def _measure_chain(
         return int(str(value, "ascii")) if isinstance(value, bytes) else 0
 
     command = [sys.executable, "-m", "celery", "-A", "benchmarks.chain", "--quiet", "worker"]
-    command += ["--pool", "threads", "--concurrency", str(arguments.concurrency)]
+    command += ["--pool", POOLS[name], "--concurrency", str(arguments.concurrency)]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     environment = {"CHAIN_BROKER_URL": servers.broker_url}
     with _workers(command, environment, directory, arguments.workers) as trees, counter:
-        return _run("chain", servers, trees, arguments.sagas, queue, done)
+        return _run(name, servers, trees, arguments.sagas, queue, done)
 
 
 def _run(
@@ -224,7 +226,7 @@ def _print(measured: Measured, *, as_json: bool) -> None:
         return
     parts = ", ".join(f"{name} {ms:.2f}" for name, ms in measured.cpu_ms_by_process.items())
     print(
-        f"{measured.name:10} {measured.cpu_ms:6.2f} ms CPU per saga ({parts}), "
+        f"{measured.name:13} {measured.cpu_ms:6.2f} ms CPU per saga ({parts}), "
         f"{measured.per_second:6.1f}/s over {measured.sagas}",
         flush=True,
     )

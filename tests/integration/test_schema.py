@@ -244,3 +244,20 @@ def _as_role(role: str) -> Any:
         connection.autocommit = False
 
     return connected
+
+
+MOVING = ("seq", "look_count", "step", "direction", "attempt", "last_error", "updated_at")
+
+
+def test_no_index_of_saga_holds_a_column_that_moves_while_it_runs(database: str) -> None:
+    """Such a column would make every update of a running saga touch every index."""
+    with psycopg.connect(database.replace("+psycopg", "")) as connection:
+        rows = connection.execute(
+            "SELECT c.relname, a.attname FROM pg_depend d "
+            "JOIN pg_index i ON i.indexrelid = d.objid JOIN pg_class c ON c.oid = i.indexrelid "
+            "JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid "
+            "WHERE d.refobjid = 'amends.saga'::regclass"
+        ).fetchall()
+    indexed = {name for _, name in rows}
+    assert {"due_at", "created_at", "state"} <= indexed
+    assert indexed.isdisjoint(MOVING), rows

@@ -38,10 +38,10 @@ CREATE TABLE amends.saga (
     CONSTRAINT saga_due_unless_terminal CHECK (
         (due_at IS NULL) = (state IN ('completed', 'compensated', 'resolved'))),
     CONSTRAINT saga_seq_positive CHECK (seq > 0)
-) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX saga_due ON amends.saga (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX saga_created ON amends.saga (created_at, id);
-CREATE INDEX saga_parked ON amends.saga (updated_at)
+CREATE INDEX saga_parked ON amends.saga (created_at)
     WHERE state = 'failed_compensation' OR state = 'stuck';
 CREATE INDEX saga_attributes ON amends.saga USING gin (attributes jsonb_path_ops);
 
