@@ -7,7 +7,7 @@ rows. With a broker it merely begins sooner.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -30,8 +30,15 @@ from orchestrator.errors import (
     WaitTimeoutError,
 )
 from orchestrator.instrumentation import emit
-from orchestrator.payloads import checked_key, fingerprint, read_back, to_json, validated
-from orchestrator.planning import scheduled
+from orchestrator.payloads import (
+    checked_key,
+    checked_trace,
+    fingerprint,
+    read_back,
+    to_json,
+    validated,
+)
+from orchestrator.planning import first_look, scheduled
 from orchestrator.state import SagaState, State
 from orchestrator.state_machine import decide
 from orchestrator.storage.callers_transaction import (
@@ -41,7 +48,7 @@ from orchestrator.storage.callers_transaction import (
 )
 from orchestrator.storage.database import Database, Moved
 from orchestrator.storage.reads import Reads, SagaSummary
-from orchestrator.storage.rows import LOOK_SECONDS, NewSaga
+from orchestrator.storage.rows import NewSaga
 from orchestrator.storage.saga_log import SagaLog, new_id
 
 if TYPE_CHECKING:
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
 Payload = BaseModel | Mapping[str, Any]
 
 BATCH = 500
+MAX_REASON_LENGTH = 500
 START_TRIES = 6
 """Two bulk starts of the same keys may lose to each other; more often than this is overload."""
 
@@ -77,8 +85,9 @@ class SagaClient:
     Args:
         engine: a SQLAlchemy engine on the database that holds the saga log. Nothing is opened
             before the first call.
-        doorbell: wakes workers at once; without one the sweep does so within seconds.
+        doorbell: wakes workers at once; a silent one leaves that to the sweep, within seconds.
         definitions: needed only to start sagas by name instead of by definition.
+        on_close: what `close` does, for what was built for this client alone.
     """
 
     def __init__(
@@ -87,13 +96,23 @@ class SagaClient:
         doorbell: Doorbell | None = None,
         *,
         definitions: Definitions | None = None,
+        on_close: Callable[[], object] = lambda: None,
     ) -> None:
         database = Database(engine)
         self._log = SagaLog(database)
         self._reads = Reads(database)
         self._doorbell = doorbell or SilentDoorbell()
-        self._has_doorbell = doorbell is not None
+        self._has_doorbell = not isinstance(self._doorbell, SilentDoorbell)
         self._definitions = definitions or Definitions()
+        self._on_close = on_close
+
+    def close(self) -> None:
+        """Close the connections to the database, where the client came with them.
+
+        So it is after `workers.connect`. An engine that the caller gave stays the caller's. A
+        closed client can be used again; it opens new connections.
+        """
+        self._on_close()
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -201,7 +220,7 @@ class SagaClient:
             payload=whole,
             skipped=[each.name for each in definition.steps if each.when and not each.when(model)],
             deadline_seconds=deadline,
-            trace=None if trace is None else to_json(trace),
+            trace=None if trace is None else checked_trace(trace),
         )
         moment = datetime.now(UTC)  # any moment serves: first steps are due at once
         state = SagaState().apply(Recorded(seq=1, at=moment, entry=started))
@@ -216,7 +235,7 @@ class SagaClient:
             attributes={name: whole[name] for name in definition.attributes if name in whole},
             started=started,
             deadline_seconds=deadline,
-            due_in_seconds=min(deadline or LOOK_SECONDS, LOOK_SECONDS) if decision.runs else 0.0,
+            due_in_seconds=_due_in(saga_id, deadline) if decision.runs else 0.0,
             trace=trace,
             state=State.RUNNING,
             attempts=[
@@ -335,18 +354,24 @@ class SagaClient:
     def cancel(self, saga_id: UUID, *, reason: str, actor: str = "client") -> SagaSummary:
         """Ask for the saga to be taken back; what runs finishes first.
 
-        The request is a fact of the log when this returns. Past the pivot it has no effect.
+        The request is a fact of the log when this returns. Past the pivot it has no effect. A saga
+        for which it was made before is returned as it stands.
 
         Raises:
+            PayloadError: no reason, or more than 500 characters of reason or actor.
             SagaNotFoundError: there is none of that id.
             StateConflictError: the saga has ended or is parked.
         """
         if not reason.strip():
             raise PayloadError("cancel needs a reason")
+        if max(len(reason), len(actor)) > MAX_REASON_LENGTH:
+            raise PayloadError(f"reason and actor have at most {MAX_REASON_LENGTH} characters")
         movable = (State.RUNNING, State.WAITING)
         fact = CancelRequested(reason=to_json(reason), actor=to_json(actor))
-        accepted = self._log.append_fact(saga_id, fact, movable)
+        accepted = self._log.append_fact(saga_id, fact, movable, once=True)
         found = self.get(saga_id)
+        if not accepted and self._log.has(saga_id, CancelRequested):
+            return found
         if not accepted:
             raise StateConflictError(
                 f"saga {saga_id} is {found.state}; only a running saga can be cancelled",
@@ -373,6 +398,11 @@ def _answer(
             saga_id=holder,
         ),
     )
+
+
+def _due_in(saga_id: UUID, deadline: float | None) -> float:
+    look = first_look(saga_id)
+    return look if deadline is None else min(deadline, look)
 
 
 def _tell_started(saga: NewSaga) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,9 @@ from orchestrator.storage.saga_log import SagaLog
 
 LOST = 0.0
 """`valid_until` of a lease that was taken away: before any moment of the monotonic clock."""
+
+HAND_BACK_SECONDS = 0.2
+"""Who waits at the gate leaves so long before its lease ends: a hand-back takes a moment too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +36,14 @@ class Leases:
 
     def __init__(self, log: SagaLog, length: timedelta) -> None:
         self._log = log
-        self._length = length.total_seconds()
+        self.length_seconds = length.total_seconds()
         self._held: dict[UUID, Holding] = {}
         self._lock = threading.Lock()
 
     def add(self, attempt: AttemptId, token: UUID, timeout_seconds: float, claimed: float) -> Lease:
         """Note a claim made at monotonic time `claimed`, before the statement was sent."""
         lease = Lease(
-            valid_until=claimed + min(self._length, timeout_seconds),
+            valid_until=claimed + min(self.length_seconds, timeout_seconds),
             ends_at=claimed + timeout_seconds,
         )
         self.hold(attempt, token, lease)
@@ -71,12 +74,14 @@ class Leases:
         holdings = [
             each
             for each in self.holdings
-            if LOST < each.lease.valid_until < min(each.lease.ends_at, now + self._length * 2 / 3)
+            if LOST
+            < each.lease.valid_until
+            < min(each.lease.ends_at, now + self.length_seconds * 2 / 3)
         ]
         if not holdings:
             return 0
         left = self._log.extend(
-            [(each.attempt.saga_id, each.token) for each in holdings], self._length
+            [(each.attempt.saga_id, each.token) for each in holdings], self.length_seconds
         )
         for each in holdings:
             if each.token in left:
@@ -106,21 +111,41 @@ class Gate:
         self._alone_inside = False
 
     @contextmanager
-    def entered(self, *, alone: bool) -> Iterator[None]:
-        """Wait for the right to run, and hold it while the block runs."""
+    def entered(self, lease: Lease, *, alone: bool) -> Iterator[bool]:
+        """Wait for the right to run, and hold it while the block runs.
+
+        Yields False, without that right, when the lease is over first: waiting is not running, and
+        nobody is to be blamed for it.
+        """
         with self._condition:
-            if alone:
-                self._alone_waiting += 1
-                self._condition.wait_for(lambda: self._inside == 0)
-                self._alone_waiting -= 1
-                self._alone_inside = True
-            else:
-                self._condition.wait_for(lambda: not (self._alone_inside or self._alone_waiting))
-            self._inside += 1
+            admitted = self._wait_alone(lease) if alone else self._wait(lease)
+            self._inside += admitted
         try:
-            yield
+            yield admitted
         finally:
-            with self._condition:
-                self._inside -= 1
-                self._alone_inside = False
-                self._condition.notify_all()
+            if admitted:
+                with self._condition:
+                    self._inside -= 1
+                    self._alone_inside = False
+                    self._condition.notify_all()
+
+    def _wait(self, lease: Lease) -> bool:
+        return self._wait_for(lambda: not (self._alone_inside or self._alone_waiting), lease)
+
+    def _wait_alone(self, lease: Lease) -> bool:
+        self._alone_waiting += 1
+        try:
+            self._alone_inside = self._wait_for(lambda: self._inside == 0, lease)
+        finally:
+            self._alone_waiting -= 1
+            self._condition.notify_all()
+        return self._alone_inside
+
+    def _wait_for(self, is_free: Callable[[], bool], lease: Lease) -> bool:
+        """Wait as long as the lease is alive; it may be extended, or taken away, meanwhile."""
+        while not is_free():
+            left = lease.valid_until - HAND_BACK_SECONDS - time.monotonic()
+            if left <= 0:
+                return False
+            self._condition.wait(left)
+        return True

@@ -6,6 +6,7 @@ is idempotent, so any number of sweepers may do it at once.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +23,10 @@ from orchestrator.entries import (
     Recorded,
     UnknownReason,
 )
+from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
 from orchestrator.planning import attempt_id, due_in, next_look, rings, scheduled
-from orchestrator.state import SagaState, State, replay
+from orchestrator.state import PARKED, SagaState, State, replay
 from orchestrator.state_machine import Decision, decide
 from orchestrator.storage.database import Locked, Moved
 from orchestrator.storage.rows import Advance, Closing, OpenAttempt, Snapshot
@@ -33,6 +35,11 @@ from orchestrator.storage.saga_log import SagaLog
 MOVE_TRIES = 30
 """Every lost round means that somebody else moved the saga; thirty in a row mean a bug."""
 
+RECORD_GRACE_SECONDS = 60.0
+"""How long a finished outcome is offered to a database that does not answer."""
+
+RECORD_PAUSE_SECONDS = 0.05
+"""Between two offers of an outcome to a database that reads but does not write."""
 
 _AT_EXPIRY = (UnknownReason.LEASE_LOST, UnknownReason.TIMED_OUT)
 """Reasons that hold only once the lease is over by the database's clock."""
@@ -51,14 +58,19 @@ FactsOf = Callable[[Snapshot, SagaState], Facts | None]
 
 
 class Mover:
-    """Reads sagas, decides, and makes their attempt rows agree with the decision."""
+    """Reads sagas, decides, and makes their attempt rows agree with the decision.
+
+    What a move schedules is rung for after its commit, one saga after the other. Who moves many
+    says `will_ring=False`: then the rows are due and not rung, and whoever sweeps next rings for
+    all of them at once.
+    """
 
     def __init__(self, log: SagaLog, definitions: Definitions, doorbell: Doorbell) -> None:
         self._log = log
         self._definitions = definitions
         self._doorbell = doorbell
 
-    def look(self, saga_id: UUID) -> State | None:
+    def look(self, saga_id: UUID, *, will_ring: bool = True) -> State | None:
         """Decide again from the log and return the saga's state; None if its definition is foreign.
 
         Idempotent: a saga in order is only given its next due time.
@@ -66,12 +78,17 @@ class Mover:
         return self._move(
             saga_id,
             lambda snapshot, state: Facts(entries=_lost(self._known(snapshot), snapshot, state)),
+            will_ring=will_ring,
         )
 
-    def give_up(self, attempt: OpenAttempt, reason: UnknownReason) -> bool:
+    def give_up(
+        self, attempt: OpenAttempt, reason: UnknownReason, *, will_ring: bool | None = None
+    ) -> bool:
         """Record that an attempt will not answer any more, and go on; False if it did after all.
 
-        A lost lease counts only once it is over by the database's clock.
+        A lost lease counts only once it is over by the database's clock. A process that is about to
+        end rings for nothing unless told to: a silent broker would cost it the time in which it can
+        give up its other attempts.
         """
         gave_up = False
 
@@ -91,32 +108,62 @@ class Mover:
                 ),
             )
 
-        return self._move(attempt.id.saga_id, facts) is not None and gave_up
+        if will_ring is None:
+            will_ring = reason is not UnknownReason.DRAINED
+        return self._move(attempt.id.saga_id, facts, will_ring=will_ring) is not None and gave_up
 
     def keep_late(self, saga_id: UUID, late: LateOutcomeRecorded) -> None:
         """Log a refused result, once, and decide what an unexpected effect leads to.
 
-        Where that cannot be done (the saga was pruned) observers are told, with all that is known.
+        As patient as the record of any outcome: nobody else knows of this one. Where it cannot be
+        done (the saga was pruned) observers are told, with all that is known.
+
+        Raises:
+            LogUnavailableError: Postgres did not answer for `RECORD_GRACE_SECONDS`.
         """
 
         def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:  # noqa: ARG001
             known = any(_is_about(each.entry, late) for each in snapshot.entries)
             return None if known else Facts(entries=(late,))
 
-        if self._move(saga_id, facts, waits=True) is None:
-            emit("saga.late_outcome_unplaced", saga_id=saga_id, step=late.step, late=late)
+        placed = None
+        try:
+            placed = self._move_patiently(saga_id, facts)
+        finally:
+            if placed is None:
+                emit("saga.late_outcome_unplaced", saga_id=saga_id, step=late.step, late=late)
+
+    def _move_patiently(self, saga_id: UUID, facts: FactsOf) -> State | None:
+        until = time.monotonic() + RECORD_GRACE_SECONDS
+        while True:
+            try:
+                return self._move(saga_id, facts, waits_until=until)
+            except LogUnavailableError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(RECORD_PAUSE_SECONDS)
 
     def _known(self, snapshot: Snapshot) -> SagaDefinition[Any]:
         definition = self._definitions.by_hash(snapshot.saga.definition_hash)
         assert definition is not None, "foreign sagas are left alone before facts are asked for"
         return definition
 
-    def _move(self, saga_id: UUID, facts_of: FactsOf, *, waits: bool = False) -> State | None:
+    def _move(
+        self,
+        saga_id: UUID,
+        facts_of: FactsOf,
+        *,
+        will_ring: bool = True,
+        waits_until: float = 0.0,
+    ) -> State | None:
         """Read, add facts, decide, write by compare-and-set, ring; again while others are faster.
 
-        A saga whose row is locked is left to a later sweep, unless the facts may not be lost.
+        A saga whose row is locked is left to a later sweep, unless the facts may not be lost: then
+        it is tried until `waits_until`.
         """
-        for _ in range(MOVE_TRIES):
+        tries = 0
+        while tries < MOVE_TRIES or time.monotonic() < waits_until:
+            tries += 1
             snapshot = self._log.read(saga_id)
             if snapshot is None:
                 return None
@@ -127,11 +174,11 @@ class Mover:
             facts = facts_of(snapshot, state)
             if facts is None:
                 return snapshot.saga.state
-            change, decision = _reconciled(definition, snapshot, state, facts)
+            change, decision = _reconciled(definition, snapshot, state, facts, will_ring=will_ring)
             try:
                 moved = self._write(change)
             except Locked:
-                if waits:
+                if time.monotonic() < waits_until:
                     continue
                 return None
             if moved:
@@ -169,7 +216,12 @@ def _is_about(entry: Entry, late: LateOutcomeRecorded) -> bool:
 
 
 def _reconciled(
-    definition: SagaDefinition[Any], snapshot: Snapshot, state: SagaState, facts: Facts
+    definition: SagaDefinition[Any],
+    snapshot: Snapshot,
+    state: SagaState,
+    facts: Facts,
+    *,
+    will_ring: bool,
 ) -> tuple[Advance, Decision]:
     """Return the write that adds `facts`, what they lead to, and makes the attempt rows agree."""
     saga_id = snapshot.saga.id
@@ -189,11 +241,13 @@ def _reconciled(
         due_in_seconds=next_look(decision, snapshot.now) if due is None else due,
         closing=facts.closing,
         schedule=[
-            scheduled(definition, run, snapshot.now, will_ring=attempt not in unclaimed)
+            scheduled(
+                definition, run, snapshot.now, will_ring=will_ring and attempt not in unclaimed
+            )
             for attempt, run in wanted.items()
         ],
         last_error=next((text for each in entries if (text := error_of(each))), None),
-        looked=not entries,
+        looked=not entries and decision.visible in PARKED,
     )
     return change, decision
 

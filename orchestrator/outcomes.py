@@ -35,6 +35,9 @@ from orchestrator.payloads import MAX_BYTES, canonical, to_json
 
 MAX_MESSAGE = 500
 
+CONTENTION = frozenset({"40001", "40P01", "55P03"})
+"""Serialization failure, deadlock, lock not available: SQLSTATEs that say nothing of the step."""
+
 _WORDS: dict[type[Outcome], str] = {
     StepSucceeded: "succeeded",
     StepFailed: "failed",
@@ -81,6 +84,8 @@ def raised(step: Step, direction: str, attempt: int, error: BaseException) -> Ou
                 signal=printable(str(error.signal)),
                 until=error.until.isoformat(),
             )
+        case _ if step.transactional and is_contention(error):
+            return _failed_by_contention(step, direction, attempt, error)
         case OutcomeUnknown() if not (step.transactional or step.read_only):
             return _unknown(step, direction, attempt, error)
         case _ if isinstance(error, step.terminal_errors):
@@ -98,6 +103,14 @@ def raised(step: Step, direction: str, attempt: int, error: BaseException) -> Ou
             return _retriable(step, direction, attempt, error)
         case _:
             return _unknown(step, direction, attempt, error)
+
+
+def is_contention(error: BaseException) -> bool:
+    """Whether Postgres undid a transaction only because of others that ran beside it.
+
+    SQLAlchemy wraps the driver's error, which bears the SQLSTATE.
+    """
+    return getattr(getattr(error, "orig", error), "sqlstate", None) in CONTENTION
 
 
 def given_up(step: Step, direction: str, attempt: int, reason: UnknownReason) -> Outcome:
@@ -189,6 +202,19 @@ def _retriable(step: Step, direction: str, attempt: int, error: BaseException) -
         error=described(error),
         retry_after_seconds=known.retry_after.total_seconds() if known.retry_after else None,
         spends_budget=known.spends_budget,
+    )
+
+
+def _failed_by_contention(
+    step: Step, direction: str, attempt: int, error: BaseException
+) -> StepFailed:
+    return StepFailed(
+        step=step.name,
+        direction=direction,
+        attempt=attempt,
+        terminal=False,
+        error=described(error),
+        spends_budget=False,
     )
 
 

@@ -25,6 +25,8 @@ from orchestrator.errors import InvalidKeyError, PayloadError
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
 MAX_KEY_LENGTH = 200
+MAX_TRACE_BYTES = 2048
+MAX_SHOWN_NAME = 64
 SHOWN_PROBLEMS = 5
 MAX_INTEGER = 2**63 - 1
 """The largest integer that every reader of JSON, Postgres's own included, gives back exactly."""
@@ -89,6 +91,18 @@ def checked_key(key: object) -> str:
     if any(not character.isprintable() for character in key):
         raise InvalidKeyError("saga key has control or unprintable characters; remove them")
     return key
+
+
+def checked_trace(trace: Mapping[str, str]) -> Json:
+    """Return trace context as JSON.
+
+    Raises:
+        PayloadError: larger than 2 kB: it is a few headers, and written with every saga.
+    """
+    readable = to_json(trace)
+    if len(canonical(readable)) > MAX_TRACE_BYTES:
+        raise PayloadError(f"trace context is larger than {MAX_TRACE_BYTES:,} bytes")
+    return readable
 
 
 def to_json(value: Any, depth: int = 0) -> Json:
@@ -164,10 +178,25 @@ def _check_size(value: Json) -> None:
 
 def _explain(definition: SagaDefinition[Any], error: ValidationError) -> str:
     problems = [
-        f"{'.'.join(map(str, each['loc'])) or 'payload'}: {each['msg']}"
+        f"{_place(definition, each['loc'])}: {each['msg']}"
         for each in error.errors(include_input=False, include_url=False, include_context=False)
     ]
     shown = "; ".join(problems[:SHOWN_PROBLEMS])
     hidden = len(problems) - SHOWN_PROBLEMS
     more = f" (and {hidden} more)" if hidden > 0 else ""
     return f"payload does not fit {definition}: {shown}{more}"
+
+
+def _place(definition: SagaDefinition[Any], location: tuple[int | str, ...]) -> str:
+    """Where a payload is wrong. A caller's own names are data, and so may be a card number."""
+    fields = definition.payload.model_fields
+    known = {*fields, *(each.alias for each in fields.values())}
+    named = [
+        str(each) if isinstance(each, int) or each in known or _is_plain(each) else "unknown field"
+        for each in location
+    ]
+    return ".".join(named) or "payload"
+
+
+def _is_plain(name: str) -> bool:
+    return name.isidentifier() and len(name) <= MAX_SHOWN_NAME

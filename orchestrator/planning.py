@@ -19,6 +19,7 @@ PARKED_LOOK_SECONDS = 900.0
 """A parked saga comes due again after this long, then after twice as long, and alerts each time."""
 
 MAX_LOOK_SECONDS = 86_400.0
+LOOK_SPREAD = 2**16
 MAX_DOUBLINGS = 16
 
 Serves = Callable[[str], bool]
@@ -110,6 +111,14 @@ def next_look(decision: Decision, now: datetime) -> float:
     if decision.wake_at is None:
         return LOOK_SECONDS
     return max(0.0, min((decision.wake_at - now).total_seconds(), LOOK_SECONDS))
+
+
+def first_look(saga_id: UUID) -> float:
+    """Return in how many seconds a saga is first looked at, if nothing happens to it before.
+
+    Ids are random, so sagas that were started together are not looked at together.
+    """
+    return LOOK_SECONDS * (1 + saga_id.int % LOOK_SPREAD / LOOK_SPREAD) / 2
 
 
 def attempt_id(saga_id: UUID, run: RunStep | Scheduled) -> AttemptId:

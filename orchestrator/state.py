@@ -126,6 +126,8 @@ class StepState:
     """How one step stands: doing, undoing, its known effects and what was heard about it.
 
     Args:
+        effect: the known effect that counts as the step's, or None: the one it was done with.
+            Steps after it have worked with that one; what is heard of later is only to be undone.
         undone_seq: effects logged up to this seq are accounted for by a compensation.
         undone: the compensation really undid something: a known effect, or one it found itself.
         generation: which idempotency key the step uses; it rises only when the key before was
@@ -138,6 +140,7 @@ class StepState:
     forward: Track = Track()
     undo: Track = Track()
     effects: tuple[RecordedEffect, ...] = ()
+    effect: RecordedEffect | None = None
     skipped: bool = False
     undone_seq: int = 0
     undone: bool = False
@@ -145,11 +148,6 @@ class StepState:
     generation: int = 1
     signals_used: Mapping[str, int] = field(default_factory=dict)
     signal: SignalReceived | None = None
-
-    @property
-    def effect(self) -> RecordedEffect | None:
-        """The latest known effect, or None."""
-        return self.effects[-1] if self.effects else None
 
     @property
     def uncovered_effect(self) -> RecordedEffect | None:
@@ -403,7 +401,8 @@ def _with_effect(
     if step.effects and reference in (None, *(each.reference for each in step.effects)):
         return step
     effect = RecordedEffect(seq=recorded.seq, attempt=attempt, reference=reference, result=result)
-    return replace(step, effects=(*step.effects, effect))
+    counts = step.effect if step.is_done else effect
+    return replace(step, effects=(*step.effects, effect), effect=counts)
 
 
 def _on_late(state: SagaState, recorded: Recorded, entry: LateOutcomeRecorded) -> SagaState:

@@ -19,6 +19,7 @@ from celery import bootsteps
 
 from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
+from orchestrator.storage.database import Moved
 from recovery.isolation import child_environment
 from recovery.sweep_loop import SweepLoop
 from recovery.sweeper import Sweeper, SweepReport
@@ -26,18 +27,29 @@ from workers.celery import app
 from workers.children import on_child_death
 from workers.lifecycle import runs_steps_itself
 from workers.owner import owner_of
+from workers.runtime import PerProcess
 from workers.tasks import SWEEP
 
 STOP_SECONDS = 5.0
+LOOK_AFTER_SECONDS = 1.0
+"""How soon the sweeper beside a prefork worker is replaced after its death."""
+
+
+def _build_sweeper() -> Sweeper:
+    runtime = app.runtime()
+    return Sweeper(runtime.coordinator, runtime.database, run_locally=runtime.run_locally)
+
+
+sweeper = PerProcess(_build_sweeper)
+"""The process's one sweeper: a tick of beat that finds it sweeping is done at once."""
 
 
 @app.task(name=SWEEP, queue=app.conf.task_default_queue, shared=False)
 def sweep() -> None:
     """Sweep once; what beat sends. A sweep that finds no database leaves it to the next."""
-    runtime = app.runtime()
     try:
-        Sweeper(runtime.coordinator, runtime.database).run_once()
-    except LogUnavailableError as error:
+        sweeper().run_once()
+    except (LogUnavailableError, Moved) as error:
         emit("sweep.failed", error=str(error))
 
 
@@ -65,11 +77,9 @@ class SweeperInWorker(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         """Start the thread; nothing is opened before its first sweep."""
-        runtime = worker.app.runtime()
-        sweeper = Sweeper(runtime.coordinator, runtime.database, run_locally=runtime.run_locally)
         self._loop = SweepLoop(
-            sweeper,
-            runtime.database,
+            sweeper(),
+            worker.app.runtime().database,
             definitions=worker.app.definitions,
             interval_seconds=worker.app.settings.sweep_seconds,
             on_report=_ignore,
@@ -101,12 +111,11 @@ class SweeperBesideWorker(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Start it once; a broken broker connection restarts bootsteps, not processes."""
         if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "recovery.cli", "sweep", "--beside"],
-                stdin=subprocess.PIPE,
-                close_fds=True,
-                env=child_environment(),
-            )
+            self._start_process()
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:  # noqa: ARG002 - likewise
+        """Look after it from now on; Celery ends the timer with the connection it belongs to."""
+        hub.call_repeatedly(LOOK_AFTER_SECONDS, self._replace_dead)
 
     def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
         """End its input and wait for it."""
@@ -120,15 +129,41 @@ class SweeperBesideWorker(bootsteps.StartStopStep):
             process.kill()
             process.wait()
 
+    def _start_process(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "recovery.cli", "sweep", "--beside"],
+            stdin=subprocess.PIPE,
+            close_fds=True,
+            env=child_environment(),
+        )
+
+    def _replace_dead(self) -> None:
+        """Called in the parent's event loop: whether it lives is asked, never waited for."""
+        if self._process is None or (ended := self._process.poll()) is None:
+            return
+        emit("sweep.failed", error=f"the sweeper beside this worker ended ({ended}): replaced")
+        _close(self._process.stdin)
+        try:
+            self._start_process()
+        except OSError as error:
+            emit("sweep.failed", error=f"no sweeper beside this worker: {error}")
+
     def _tell(self, pid: int) -> None:
         """Called in the parent's event loop: one short line into a pipe, or nothing."""
+        line = f"died {owner_of(pid)}\n".encode()
+        if not self._write(line):
+            self._replace_dead()
+            self._write(line)  # refused again, leases end by themselves
+
+    def _write(self, line: bytes) -> bool:
         if self._process is None or self._process.stdin is None:
-            return
+            return False
         try:
-            self._process.stdin.write(f"died {owner_of(pid)}\n".encode())
+            self._process.stdin.write(line)
             self._process.stdin.flush()
-        except OSError as error:  # the sweeper is gone; leases end by themselves
-            emit("sweep.failed", error=f"the sweeper beside this worker is gone: {error}")
+        except (OSError, ValueError):  # the sweeper is gone, or this end of its pipe is closed
+            return False
+        return True
 
 
 def _ignore(report: SweepReport) -> None:

@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
 from recovery.sweep_loop import SweepLoop
 
@@ -64,8 +63,8 @@ class Beside:
             return
         try:
             released = self._loop.release(self._dead)
-        except LogUnavailableError as error:
-            emit("sweep.failed", error=str(error))
+        except Exception as error:  # noqa: BLE001 - without this process no child is released
+            emit("sweep.failed", error=f"{type(error).__name__}: {error}")
             return
         emit("worker.died", owners=list(self._dead), released=released)
         self._dead.clear()

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from orchestrator.definition import Definitions
 from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
-from orchestrator.storage.database import Database, Moved
+from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Process, Processes
 from recovery.sweeper import Sweeper, SweepReport
 from workers.owner import owner
@@ -54,13 +54,16 @@ class SweepLoop:
 
     def tick(self) -> float:
         """Do what is due now, and return in how many seconds there may be more to do."""
+        timer = None
         try:
-            self._work()
+            report = self._work()
             timer = self.sweeper.next_timer()
-        except (LogUnavailableError, Moved) as error:
-            emit("sweep.failed", error=str(error))
-            timer = None
-            self._next_sweep = min(self._next_sweep, time.monotonic() + self._interval)
+        except LogUnavailableError as error:
+            self._failed(str(error))
+        except Exception as error:  # noqa: BLE001 - without this loop nothing is taken over here
+            self._failed(f"{type(error).__name__}: {error}")
+        else:
+            self._on_report(report)
         until_sweep = self._next_sweep - time.monotonic()
         return max(
             SHORTEST_PAUSE_SECONDS, min(until_sweep, until_sweep if timer is None else timer)
@@ -94,10 +97,13 @@ class SweepLoop:
         except LogUnavailableError as error:
             emit("sweep.failed", error=str(error))
 
-    def _work(self) -> None:
+    def _failed(self, error: str) -> None:
+        emit("sweep.failed", error=error)
+        self._next_sweep = min(self._next_sweep, time.monotonic() + self._interval)
+
+    def _work(self) -> SweepReport:
         if time.monotonic() < self._next_sweep:
-            self._on_report(self.sweeper.ring_due())
-            return
+            return self.sweeper.ring_due()
         self._next_sweep = time.monotonic() + self._interval
         self._processes.seen(
             Process(
@@ -108,7 +114,7 @@ class SweepLoop:
                 amends_version=version("amends"),
             )
         )
-        self._on_report(self.sweeper.run_once())
+        return self.sweeper.run_once()
 
 
 def _name() -> str:

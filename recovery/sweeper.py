@@ -7,6 +7,8 @@ leaderless and idempotent: run it from beat, from cron, in a thread of every wor
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from uuid import UUID
@@ -25,7 +27,12 @@ BATCH = 500
 MAX_ROUNDS = 40
 """One sweep does at most this many batches of a kind, so that it ends under any load."""
 
+LOOK_BATCH = 100
+LOOK_BUDGET_SECONDS = 2.0
+"""Looking is the patient part of a sweep: what is left over comes due again in the next ones."""
+
 UNRUNG_PAUSE_SECONDS = 3.0
+"""How long a broker that refused is left alone: silence is answered by a timeout of seconds."""
 
 RunLocally = Callable[[Ring], bool]
 """Starts an attempt in this worker's free slots, without the broker; False when none is free."""
@@ -66,7 +73,10 @@ class SweepReport:
 
 
 class Sweeper:
-    """Sweeps with one coordinator's definitions, doorbell and database."""
+    """Sweeps with one coordinator's definitions, doorbell and database.
+
+    Many may sweep at once; of one sweeper's sweeps, one at a time: a second call does nothing.
+    """
 
     def __init__(
         self,
@@ -81,6 +91,9 @@ class Sweeper:
         self._run_locally = run_locally
         self._patience = ring_patience_seconds
         self._woke_foreign = False
+        self._sweeps = threading.Lock()
+        self._silent_until = 0.0
+        self._unreadable: set[UUID] = set()
 
     def run_once(self) -> SweepReport:
         """Do everything that is due now, and return how much that was.
@@ -88,13 +101,12 @@ class Sweeper:
         Raises:
             LogUnavailableError: Postgres does not answer; the next sweep starts afresh.
         """
-        if not self._woke_foreign:
-            self._attempts.wake_foreign(self._hashes)
-            self._woke_foreign = True
-        report = self._take_over() + self._look() + self._ring_first() + self._ring_again()
-        if not report.is_quiet:
-            emit("sweep.done", **{each.name: getattr(report, each.name) for each in fields(report)})
-        return report
+        if not self._sweeps.acquire(blocking=False):
+            return SweepReport()
+        try:
+            return self._sweep()
+        finally:
+            self._sweeps.release()
 
     def ring_due(self) -> SweepReport:
         """Ring for timers that came due; the cheap part of a sweep, for between two of them."""
@@ -113,50 +125,67 @@ class Sweeper:
     def _hashes(self) -> list[str]:
         return self._coordinator.definitions.hashes
 
+    def _sweep(self) -> SweepReport:
+        if not self._woke_foreign:
+            self._attempts.wake_foreign(self._hashes)
+            self._woke_foreign = True
+        report = self._take_over() + self._ring_first()
+        report += self._look() + self._ring_first() + self._ring_again()
+        if not report.is_quiet:
+            emit("sweep.done", **{each.name: getattr(report, each.name) for each in fields(report)})
+        return report
+
     def _take_over(self) -> SweepReport:
+        """Give up what is over; what cannot be given up does not stand in front of the rest."""
         taken = 0
+        last: OpenAttempt | None = None
         for _ in range(MAX_ROUNDS):
             expired = self._attempts.expired(
-                self._hashes, BATCH, lease_seconds=self._coordinator.lease_seconds
+                self._hashes, BATCH, lease_seconds=self._coordinator.lease_seconds, after=last
             )
-            moved = sum(self._give_up(each, _reason(each)) for each in expired)
-            taken += moved
-            if len(expired) < BATCH or not moved:
+            taken += sum(self._give_up(each, _reason(each)) for each in expired)
+            if len(expired) < BATCH:
                 break
+            last = expired[-1]
         return SweepReport(taken_over=taken)
 
     def _give_up(self, attempt: OpenAttempt, reason: UnknownReason) -> bool:
         try:
-            return self._coordinator.mover.give_up(attempt, reason)
+            return self._coordinator.mover.give_up(attempt, reason, will_ring=False)
         except HistoryError as error:
-            _set_aside(attempt.id.saga_id, error)
+            self._set_aside(attempt.id.saga_id, error)
             return False
 
     def _look(self) -> SweepReport:
-        looked = foreign = 0
-        for _ in range(MAX_ROUNDS):
-            due = self._attempts.due_sagas(self._hashes, BATCH)
-            for each in due:
-                if each.is_known:
-                    self._look_at(each)
-                    looked += 1
-                else:
-                    foreign += 1
-                    emit(
-                        "saga.foreign_definition",
-                        saga_id=each.id,
-                        saga=each.definition,
-                        version=each.version,
-                    )
-            if len(due) < BATCH:
-                break
-        return SweepReport(looked=looked, foreign=foreign)
+        """Look at due sagas for a while; leases that end meanwhile do not wait for it."""
+        report = SweepReport()
+        until = time.monotonic() + LOOK_BUDGET_SECONDS
+        while True:
+            due = self._attempts.due_sagas(self._hashes, LOOK_BATCH)
+            report += self._look_at_each(due)
+            if len(due) < LOOK_BATCH or time.monotonic() > until:
+                return report
+            report += self._take_over() + self._ring_first()
+
+    def _look_at_each(self, due: Sequence[DueSaga]) -> SweepReport:
+        known = [each for each in due if each.is_known]
+        for each in known:
+            self._look_at(each)
+        for each in due:
+            if not each.is_known:
+                emit(
+                    "saga.foreign_definition",
+                    saga_id=each.id,
+                    saga=each.definition,
+                    version=each.version,
+                )
+        return SweepReport(looked=len(known), foreign=len(due) - len(known))
 
     def _look_at(self, due: DueSaga) -> None:
         try:
-            state = self._coordinator.mover.look(due.id)
+            state = self._coordinator.mover.look(due.id, will_ring=False)
         except HistoryError as error:
-            _set_aside(due.id, error)
+            self._set_aside(due.id, error)
             return
         if state in PARKED:
             emit("saga.still_parked", saga_id=due.id, saga=due.definition, state=state)
@@ -178,26 +207,41 @@ class Sweeper:
         double them at every sweep.
         """
         report = SweepReport()
+        is_blind = False
         for backlog in self._attempts.backlogs(self._hashes):
-            depth = self._coordinator.doorbell.depth(backlog.queue)
+            depth = None if is_blind else self._depth(backlog.queue)
+            is_blind = depth is None  # asking for every queue would cost a timeout each
             missing = backlog.overdue if depth is None else backlog.rung - depth
-            patience = BLIND_PATIENCE_SECONDS if depth is None else self._patience
             left = min(missing, backlog.overdue)
             while left > 0:
                 rings = self._attempts.ring_again(
-                    backlog.queue, self._hashes, min(left, BATCH), patience
+                    backlog.queue, self._hashes, min(left, BATCH), self._patience
                 )
                 sent, ran = self._ring(rings)
+                if sent and depth is None:
+                    self._attempts.trust(rings, BLIND_PATIENCE_SECONDS)
                 report += SweepReport(rung_again=sent, ran_locally=ran)
                 left -= len(rings)
                 if not rings or not sent:
                     break
         return report
 
+    @property
+    def _is_silent(self) -> bool:
+        """Whether the broker refused a moment ago."""
+        return time.monotonic() < self._silent_until
+
+    def _depth(self, queue: str) -> int | None:
+        return None if self._is_silent else self._coordinator.doorbell.depth(queue)
+
     def _ring(self, rings: Sequence[Ring]) -> tuple[int, int]:
         """Publish, or run here what the broker does not take; return how many of each."""
-        if not rings or ring_each(self._coordinator.doorbell, rings):
-            return len(rings), 0
+        if not rings:
+            return 0, 0
+        if not self._is_silent:
+            if ring_each(self._coordinator.doorbell, rings):
+                return len(rings), 0
+            self._silent_until = time.monotonic() + UNRUNG_PAUSE_SECONDS
         ran: list[Ring] = []
         for each in rings:
             if self._run_locally is None or not self._run_locally(each):
@@ -206,11 +250,12 @@ class Sweeper:
         self._attempts.unring(rings, UNRUNG_PAUSE_SECONDS)
         return 0, len(ran)
 
+    def _set_aside(self, saga_id: UUID, error: HistoryError) -> None:
+        """One unreadable log must not keep the sweep from the others; it is told of once."""
+        if saga_id not in self._unreadable:
+            self._unreadable.add(saga_id)
+            emit("saga.unreadable", saga_id=saga_id, error=str(error))
+
 
 def _reason(attempt: OpenAttempt) -> UnknownReason:
     return UnknownReason.TIMED_OUT if attempt.is_timed_out else UnknownReason.LEASE_LOST
-
-
-def _set_aside(saga_id: UUID, error: HistoryError) -> None:
-    """One unreadable log must not keep the sweep from the others."""
-    emit("saga.unreadable", saga_id=saga_id, error=str(error))

@@ -11,16 +11,19 @@ What an undo answers, by what stands at the gateway:
                       refunded, whole                  already done
                       refunded in part by others       Terminal: a person must look
 
-"Nothing there" is said only while no effect is known; a known effect that is gone is "done".
+"Nothing there" is said only while no effect is known; a known effect that is gone is "done". Nor is
+the first lookup that finds no payment believed: it may lag behind the step that opened one (an
+authorization that ended in a challenge is known by its key only), so it is asked once more, later.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
 from orchestrator.context import Effect, Movement, NothingThere, StepContext
-from orchestrator.errors import Terminal
+from orchestrator.errors import Retriable, Terminal
 from orchestrator.keys import forward_key
 from steps.gateways.errors import (
     AuthenticationRequiredError,
@@ -89,12 +92,13 @@ def void_payment(ctx: Context) -> Effect | NothingThere:
     """Let go of the hold, known or found under the key that may have made it.
 
     Raises:
+        Retriable: ``not_seen_yet``: no payment is found; a second look decides.
         Terminal: ``captured``: the money was taken, so letting go is no longer possible and saying
             so would be a lie. Where our own capture took it, its refund has spared us this.
     """
     if ctx.effect is not None and ctx.effect.reference is not None:
         return _voided(ctx, ctx.effect.reference)
-    payment = _found_under_our_key(ctx)
+    payment = _seen(ctx, lambda: _found_under_our_key(ctx))
     if payment is None or payment.status is ChargeStatus.DECLINED:
         return NothingThere()
     return _voided(ctx, payment.reference, was_held=payment.status is ChargeStatus.AUTHORIZED)
@@ -104,12 +108,15 @@ def refund_payment(ctx: Context) -> Effect | NothingThere:
     """Give back all that was taken; an accepted refund may be pending still, and says so.
 
     Raises:
+        Retriable: ``not_seen_yet``: the payment is not found; a second look decides.
         PaymentStateError: final; less is left than was taken, so others gave some back.
         Terminal: ``refund_failed``: the refund was accepted once and came back.
     """
     if ctx.effect is not None and ctx.effect.reference is not None:
         return _refunded(ctx, ctx.effect.reference, ctx.payload.price)
-    payment = _authorized_payment(ctx)
+    if "authorize_payment" not in ctx.results:
+        return NothingThere()
+    payment = _seen(ctx, lambda: _find(ctx, reference=_authorized_reference(ctx)))
     if payment is None or payment.captured == payment.refunded:
         return NothingThere()
     return _refunded(ctx, payment.reference, payment.captured)
@@ -205,6 +212,28 @@ def _gone_before(ctx: Context, error: PaymentStateError) -> Effect | NothingTher
 # Questions.
 
 
+def _seen(ctx: Context, look: Callable[[], ChargeResult | None]) -> ChargeResult | None:
+    """What an undo finds; None only from its second attempt on, the gateway's lag after the first.
+
+    Raises:
+        Retriable: ``not_seen_yet``, or nobody answered: look again once the lag is over.
+    """
+    lag = _gateway(ctx).capabilities.lookup_lag
+    try:
+        payment = look()
+    except Retriable as error:
+        error.retry_after = max(error.retry_after or lag, lag)
+        raise
+    if payment is None and ctx.attempt == 1:
+        raise Retriable(
+            "no payment is found, and one that was just opened may not be found yet",
+            code="not_seen_yet",
+            retry_after=lag,
+            spends_budget=False,
+        )
+    return payment
+
+
 def _held_under_our_key(ctx: Context) -> ChargeResult | None:
     payment = _found_under_our_key(ctx)
     if payment is None or payment.amount != ctx.payload.price:
@@ -218,14 +247,11 @@ def _found_under_our_key(ctx: Context) -> ChargeResult | None:
 
 
 def _captured_whole(ctx: Context, reference: str) -> ChargeResult | None:
+    """What was given back since, by whomever, is no longer taken."""
     payment = _find(ctx, reference=reference)
-    return payment if payment and payment.captured == ctx.payload.price else None
-
-
-def _authorized_payment(ctx: Context) -> ChargeResult | None:
-    if "authorize_payment" not in ctx.results:
+    if payment is None or payment.captured != ctx.payload.price or payment.refunded.minor:
         return None
-    return _find(ctx, reference=_authorized_reference(ctx))
+    return payment
 
 
 def _let_go(payment: ChargeResult | None) -> ChargeResult | None:

@@ -29,7 +29,14 @@ import redis
 
 from orchestrator.client import NotStarted, SagaClient
 from orchestrator.definition import Definitions, SagaDefinition
-from orchestrator.entries import Outcome, Recorded, StepStarted
+from orchestrator.entries import (
+    Outcome,
+    Recorded,
+    StepFailed,
+    StepStarted,
+    StepUnknown,
+    UnknownReason,
+)
 from orchestrator.errors import LogUnavailableError
 from orchestrator.state import PARKED, TERMINAL, State
 from orchestrator.storage.database import Database, create_engine
@@ -331,13 +338,17 @@ class Deployment:
         return [Holder(**dict(zip(names, row, strict=True))) for row in rows]
 
     def wait_held(self, count: int, *, seconds: float = 20.0) -> list[Holder]:
-        """Return the holders of outside steps once so many requests are open at the gateway."""
+        """Return the living holders of outside steps once so many of their requests are open."""
+        outside = ("authorize_payment", "capture_payment", "create_shipment")
 
         def look() -> list[Holder]:
-            if len(self.judge.open_requests()) < count:
-                return []
-            outside = ("authorize_payment", "capture_payment", "create_shipment")
-            return [each for each in self.holders() if each.step in outside]
+            living = [
+                each
+                for each in self.holders()
+                if each.step in outside and psutil.pid_exists(each.pid)
+            ]
+            is_open = min(len(living), len(self.judge.open_requests())) >= count
+            return living if is_open else []
 
         return until(look, seconds=seconds, what=f"{count} open requests")
 
@@ -392,12 +403,20 @@ def _recoveries(saga: SagaHistory, dead: set[str], killed_at: float) -> Iterator
             if isinstance(entry, StepStarted):
                 went_on = after
                 break
-            if entry.attempt == start.attempt:
+            if entry.attempt == start.attempt and _says_it_was_lost(entry):
                 given_up = after
-        if given_up is not None and given_up > 0:
+        if given_up is not None:
             yield Recovery(
                 key=saga.key, step=start.step, given_up_after=given_up, went_on_after=went_on
             )
+
+
+def _says_it_was_lost(outcome: Outcome) -> bool:
+    """Whether others recorded it for a process that could not any more."""
+    lost = (UnknownReason.CRASHED, UnknownReason.LEASE_LOST)
+    return (isinstance(outcome, StepUnknown) and outcome.reason in lost) or (
+        isinstance(outcome, StepFailed) and outcome.crashed
+    )
 
 
 def _id(answer: Any) -> UUID:

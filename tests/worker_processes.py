@@ -112,7 +112,7 @@ def client(settings: Settings) -> Iterator[SagaClient]:
     """A client as a service has it."""
     connected = connect(settings)
     yield connected
-    connected._log._database.engine.dispose()
+    connected.close()
 
 
 @pytest.fixture

@@ -48,11 +48,11 @@ def connect(settings: Settings | None = None) -> SagaClient:
     """
     settings = settings or Settings.load()
     engine = build_engine(settings, pool_size=CLIENT_CONNECTIONS, name="amends client")
-    bell = build_doorbell(settings)
     return SagaClient(
         engine,
-        None if isinstance(bell, SilentDoorbell) else bell,
+        build_doorbell(settings),
         definitions=definitions(settings),
+        on_close=engine.dispose,
     )
 
 

@@ -6,26 +6,25 @@ import os
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from celery.app.trace import build_tracer
-from celery.utils import uuid as new_task_id
+from celery import Celery
 
 from orchestrator.client import SagaClient
+from orchestrator.definition import Definitions
 from orchestrator.doorbell import Ring
-from orchestrator.storage.attempts import Attempts
+from orchestrator.storage.attempts import Attempts, attempt_of
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Process, Processes
 from workers.bootstrap import build_coordinator, build_engine, pool_size_of
-from workers.draining import PutBack
+from workers.draining import Drain, PutBack
 from workers.hand_off import CeleryDoorbell, FallbackDoorbell, task_name
 from workers.heartbeat import Heartbeat
+from workers.in_place import run_in_place
 from workers.owner import owner
+from workers.settings import Settings
 from workers.slots import Slots
 from workers.step_runner import StepRunner
-
-if TYPE_CHECKING:
-    from workers.saga_app import SagaApp
 
 T = TypeVar("T")
 
@@ -62,35 +61,37 @@ class PerProcess(Generic[T]):
 class Runtime:
     """Everything that runs steps in this process. Opens nothing before the first attempt."""
 
-    def __init__(self, app: SagaApp) -> None:
-        self._app = app
-        engine = build_engine(app.settings, pool_size=pool_size_of(app.settings))
+    def __init__(
+        self, app: Celery, *, settings: Settings, definitions: Definitions, drain: Drain
+    ) -> None:
+        self._app, self._settings, self._definitions = app, settings, definitions
+        engine = build_engine(settings, pool_size=pool_size_of(settings))
         self.database = Database(engine)
         self.slots = Slots()
         self.doorbell = FallbackDoorbell(CeleryDoorbell(app), self.run_locally)
         self.coordinator = build_coordinator(
-            app.settings,
+            settings,
             database=self.database,
             doorbell=self.doorbell,
-            definitions=app.definitions,
+            definitions=definitions,
             owner=owner,
-            drains=app.drain.has_begun,
+            drains=drain.has_begun,
         )
-        self.client = SagaClient(engine, self.doorbell, definitions=app.definitions)
+        self.client = SagaClient(engine, self.doorbell, definitions=definitions)
         put_back = PutBack()
         self.heartbeat = Heartbeat(
             coordinator=self.coordinator,
             processes=Processes(self.database),
             describe=self._describe,
-            drain=app.drain,
+            drain=drain,
             put_back=put_back,
-            lease_seconds=app.settings.lease_seconds,
+            lease_seconds=settings.lease_seconds,
         )
         self.runner = StepRunner(
             app=app,
             coordinator=self.coordinator,
             serves=self.serves,
-            drain=app.drain,
+            drain=drain,
             put_back=put_back,
             begin=self.heartbeat.ensure,
             unring=Attempts(self.database).unring,
@@ -98,7 +99,7 @@ class Runtime:
 
     def serves(self, queue: str) -> bool:
         """Whether a next step of `queue` may run in this process, without the broker."""
-        return self._app.settings.hand_off == "inline" and queue in self._consumed
+        return self._settings.hand_off == "inline" and queue in self._consumed
 
     @property
     def _consumed(self) -> Any:
@@ -110,27 +111,9 @@ class Runtime:
         The same task, claim and record as if the message had come from the broker.
         """
         name = task_name(ring.definition, ring.step, ring.direction)
-        task = self._app.tasks.get(name)
-        if task is None or ring.queue not in self._consumed:
+        if name not in self._app.tasks or ring.queue not in self._consumed:
             return False
-        return self.slots.start(lambda: self._trace(task, ring))
-
-    def _trace(self, task: Any, ring: Ring) -> None:
-        if task.__trace__ is None:
-            task.__trace__ = build_tracer(task.name, task, self._app.loader, app=self._app)
-        task_id = new_task_id()
-        kwargs = {"saga_id": str(ring.saga_id), "attempt": ring.attempt}
-        request = {
-            "id": task_id,
-            "task": task.name,
-            "root_id": task_id,
-            "correlation_id": task_id,
-            "delivery_info": {"exchange": "", "routing_key": ring.queue, "redelivered": False},
-            "ignore_result": True,
-            "is_eager": False,
-            "retries": 0,
-        }
-        task.__trace__(task_id, (), kwargs, request)
+        return self.slots.start(lambda: run_in_place(self._app, name, attempt_of(ring)))
 
     def close(self) -> None:
         """Ring for what was put back and leave the register; connections end with the process."""
@@ -139,8 +122,8 @@ class Runtime:
     def _describe(self) -> Process:
         return Process(
             owner=owner(),
-            kind=f"worker-{self._app.settings.pool}",
+            kind=f"worker-{self._settings.pool}",
             queues=sorted(self._consumed),
-            definition_hashes=self._app.definitions.hashes,
+            definition_hashes=self._definitions.hashes,
             amends_version=version("amends"),
         )

@@ -39,7 +39,11 @@ class SagaApp(Celery):
         self.settings = settings
         self.definitions = definitions(settings)
         self.drain = Drain()
-        self.runtime = PerProcess(lambda: Runtime(self))
+        self.runtime = PerProcess(
+            lambda: Runtime(
+                self, settings=self.settings, definitions=self.definitions, drain=self.drain
+            )
+        )
         named = dict.fromkeys((*tasks.queues(self.definitions), *settings.queues))
         self.conf.update(
             **broker_configuration(settings),
@@ -49,7 +53,7 @@ class SagaApp(Celery):
             task_queues=[queue_named(each, settings) for each in named],
             imports=[each for each in CONTRIBUTIONS if _exists(each)],
         )
-        tasks.register(self)
+        tasks.register(self, self.definitions, self.runtime, self.drain)
         self.steps["worker"].add(Lifecycle)
 
     @cached_property

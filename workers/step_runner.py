@@ -15,13 +15,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from celery import Celery
-from celery.app.trace import build_tracer
-from celery.utils import uuid as new_task_id
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from orchestrator.coordinator import Claim, Coordinator
@@ -30,21 +26,10 @@ from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
 from orchestrator.planning import Serves
 from orchestrator.storage.rows import AttemptId
+from workers.address import Address, attempt_of, ring_of
 from workers.draining import Drain, PutBack
 from workers.hand_off import task_name
-
-MAX_ATTEMPT = 2**31 - 1
-"""The column is an integer of Postgres."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """What a step's task stands for."""
-
-    definition: str
-    step: str
-    direction: str
-    queue: str
+from workers.in_place import run_in_place
 
 
 class _Slot(threading.local):
@@ -89,7 +74,7 @@ class StepRunner:
         """
         attempt = attempt_of(address, arguments)
         if attempt is None or args:
-            emit("message.ignored", task=_name(address), reason="not the id of an attempt")
+            emit("message.ignored", task=address.task, reason="not the id of an attempt")
             return
         handed = self._take_handed()
         if handed is not None and handed.attempt == attempt:
@@ -100,15 +85,28 @@ class StepRunner:
         except LogUnavailableError as error:
             emit("attempt.left", saga_id=attempt.saga_id, step=attempt.step, error=str(error))
 
+    def disown(self, address: Address, arguments: Mapping[str, Any]) -> None:
+        """Note of a step that only other workers have that its ring led to nothing.
+
+        The message is gone for them: they should not have to wait for it to be missed.
+        """
+        attempt = attempt_of(address, arguments)
+        if attempt is None:
+            return
+        try:
+            self._unring([ring_of(address, attempt)])
+        except LogUnavailableError as error:
+            emit("attempt.left", saga_id=attempt.saga_id, step=attempt.step, error=str(error))
+
     def _run(self, address: Address, attempt: AttemptId) -> None:
         if self._drain.has_begun():
-            self._put_back.add(_ring(address, attempt))
+            self._put_back.add(ring_of(address, attempt))
             return
         self._begin()
         claim = self._coordinator.claim(attempt)
         if claim is None:
             emit("message.stale", saga_id=attempt.saga_id, step=attempt.step)
-            self._unring([_ring(address, attempt)])
+            self._unring([ring_of(address, attempt)])
             return
         following = self._execute(claim)
         while following is not None:
@@ -132,13 +130,8 @@ class StepRunner:
         """Run a claimed attempt as the Celery task it is; return what follows it."""
         attempt = claim.attempt
         name = task_name(claim.saga.definition, attempt.step, attempt.direction)
-        task = self._app.tasks[name]
-        if task.__trace__ is None:
-            task.__trace__ = build_tracer(name, task, self._app.loader, app=self._app)
-        task_id = new_task_id()
-        kwargs = {"saga_id": str(attempt.saga_id), "attempt": attempt.number}
         self._slot.claim, self._slot.following = claim, None
-        task.__trace__(task_id, (), kwargs, self._request(task, task_id))
+        run_in_place(self._app, name, attempt)
         left = self._take_handed()
         if left is not None:  # something in front of the task's body kept it from running
             return self._execute(left)
@@ -148,50 +141,3 @@ class StepRunner:
     def _take_handed(self) -> Claim | None:
         handed, self._slot.claim = self._slot.claim, None
         return handed
-
-    def _request(self, task: Any, task_id: str) -> dict[str, Any]:
-        outer = self._app.current_worker_task
-        parent = outer.request if outer is not None else None
-        return {
-            "id": task_id,
-            "task": task.name,
-            "root_id": (parent.root_id or parent.id) if parent is not None else task_id,
-            "parent_id": parent.id if parent is not None else None,
-            "correlation_id": task_id,
-            "hostname": parent.hostname if parent is not None else None,
-            "delivery_info": {"exchange": "", "routing_key": task.queue, "redelivered": False},
-            "ignore_result": True,
-            "is_eager": False,
-            "retries": 0,
-        }
-
-
-def attempt_of(address: Address, arguments: Mapping[str, Any]) -> AttemptId | None:
-    """Return the attempt that a message's arguments name, or None when they name none."""
-    saga_id, number = arguments.get("saga_id"), arguments.get("attempt")
-    if not isinstance(saga_id, str) or type(number) is not int:
-        return None
-    if not 0 < number <= MAX_ATTEMPT:
-        return None
-    try:
-        identity = UUID(saga_id)
-    except ValueError:
-        return None
-    return AttemptId(
-        saga_id=identity, step=address.step, direction=address.direction, number=number
-    )
-
-
-def _ring(address: Address, attempt: AttemptId) -> Ring:
-    return Ring(
-        definition=address.definition,
-        saga_id=attempt.saga_id,
-        step=attempt.step,
-        direction=attempt.direction,
-        attempt=attempt.number,
-        queue=address.queue,
-    )
-
-
-def _name(address: Address) -> str:
-    return task_name(address.definition, address.step, address.direction)

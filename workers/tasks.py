@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from celery import Celery
 from celery.exceptions import Reject
 
 from orchestrator.definition import DEFAULT_QUEUE, Definitions, Step
 from orchestrator.entries import Direction
 from orchestrator.errors import AmendsError, LogUnavailableError
 from orchestrator.instrumentation import emit
-from workers.hand_off import task_name
-from workers.step_runner import Address
-
-if TYPE_CHECKING:
-    from workers.saga_app import SagaApp
+from workers.address import Address
+from workers.draining import Drain
+from workers.runtime import Runtime
 
 START = "amends.start"
 SWEEP = "amends.sweep"
+
+STEP_REQUEST = "workers.step_request:StepRequest"
 
 START_PATIENCE_SECONDS = 30.0
 """How long a start by message is offered to a database that does not answer."""
 
 
-def register(app: SagaApp) -> None:
-    """Give `app` its tasks."""
-    for address in addresses(app.definitions):
-        _register_step(app, address)
-    _register_start(app)
+def register(
+    app: Celery, definitions: Definitions, runtime: Callable[[], Runtime], drain: Drain
+) -> None:
+    """Give `app` its tasks; `runtime` is asked when one of them runs."""
+    for address in addresses(definitions):
+        _register_step(app, address, runtime)
+    _register_start(app, runtime, drain)
 
 
 def addresses(definitions: Definitions) -> Iterable[Address]:
@@ -38,13 +41,13 @@ def addresses(definitions: Definitions) -> Iterable[Address]:
     for definition in sorted(definitions, key=lambda each: (each.name, each.version)):
         for step in definition.steps:
             for direction in _directions(step):
-                name = task_name(definition.name, step.name, direction)
-                found[name] = Address(
+                address = Address(
                     definition=definition.name,
                     step=step.name,
                     direction=direction,
                     queue=step.queue,
                 )
+                found[address.task] = address
     return found.values()
 
 
@@ -60,27 +63,27 @@ def _directions(step: Step) -> Iterable[Direction]:
     return (Direction.FORWARD, Direction.COMPENSATE)
 
 
-def _register_step(app: SagaApp, address: Address) -> None:
+def _register_step(app: Celery, address: Address, runtime: Callable[[], Runtime]) -> None:
     def answer(*args: Any, **kwargs: Any) -> None:
-        runtime = app.runtime()
-        with runtime.slots:
-            runtime.runner.answer(address, kwargs, args)
+        here = runtime()
+        with here.slots:
+            here.runner.answer(address, kwargs, args)
 
-    _add(app, answer, task_name(address.definition, address.step, address.direction), address.queue)
+    _add(app, answer, address.task, address.queue, Request=STEP_REQUEST)
 
 
-def _register_start(app: SagaApp) -> None:
+def _register_start(app: Celery, runtime: Callable[[], Runtime], drain: Drain) -> None:
     def start(*args: Any, **kwargs: Any) -> None:
         if args:
             emit("start.refused", error="give saga, key and payload as named arguments")
             return
-        start_saga(app, kwargs)
+        start_saga(runtime, drain, kwargs)
 
     # This message is not a hint: it holds the only copy of a payload until the saga exists.
     _add(app, start, START, DEFAULT_QUEUE, acks_late=True, reject_on_worker_lost=True)
 
 
-def _add(app: Any, function: Callable[..., None], name: str, queue: str, **options: bool) -> None:
+def _add(app: Any, function: Callable[..., None], name: str, queue: str, **options: Any) -> None:
     app.task(
         function,
         name=name,
@@ -91,7 +94,7 @@ def _add(app: Any, function: Callable[..., None], name: str, queue: str, **optio
     )
 
 
-def start_saga(app: SagaApp, arguments: Mapping[str, Any]) -> None:
+def start_saga(runtime: Callable[[], Runtime], drain: Drain, arguments: Mapping[str, Any]) -> None:
     """Start the saga that a message asks for; idempotent, as every start.
 
     A start that can never succeed is told of and dropped.
@@ -107,9 +110,9 @@ def start_saga(app: SagaApp, arguments: Mapping[str, Any]) -> None:
     until = time.monotonic() + START_PATIENCE_SECONDS
     while True:
         try:
-            app.runtime().client.start(saga, payload, key=key)
+            runtime().client.start(saga, payload, key=key)
         except LogUnavailableError as error:
-            if app.drain.has_begun() or time.monotonic() > until:
+            if drain.has_begun() or time.monotonic() > until:
                 raise Reject(str(error), requeue=True) from error
             time.sleep(0.5)
         except AmendsError as error:

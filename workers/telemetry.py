@@ -70,6 +70,8 @@ _EVENTS: Mapping[str, int] = {
     "saga.unreadable": ERROR,
     "saga.late_outcome_unplaced": ERROR,
     "sweep.failed": WARNING,
+    "sweep.unknown_line": WARNING,
+    "worker.died": WARNING,
     "lease.lost": WARNING,
     "doorbell.failed": WARNING,
     "heartbeat.failed": WARNING,

@@ -7,6 +7,7 @@ off the queue, so to drop it is to go on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from queue import Empty
 from typing import Any
@@ -15,9 +16,11 @@ from celery.app.amqp import AMQP
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from kombu import Connection
+from kombu.exceptions import KombuError
 from kombu.transport import redis
 
 from orchestrator.instrumentation import emit
+from workers.address import address_of
 
 logger = get_logger(__name__)
 
@@ -32,9 +35,29 @@ def _tell(error: Exception) -> None:
     emit("message.ignored", task=None, reason=f"unreadable: {type(error).__name__}")
 
 
+def _check_arguments(message: Any) -> None:
+    """Let no task be called with other things than arguments.
+
+    Celery finds that out in the task's tracer, at 100 kB of memory a message.
+
+    Raises:
+        TypeError: they are no list and no mapping.
+    """
+    try:
+        payload = message.payload
+    except Exception:  # noqa: BLE001 - of what cannot be decoded Celery itself tells
+        return
+    match payload:
+        case [list() | tuple(), dict(), *_] | dict():  # its second protocol, and its first
+            return
+        case _:
+            raise TypeError("arguments that are no arguments")
+
+
 class TolerantConsumer(Consumer):
     """Celery's consumer, which rejects what its task handlers cannot read."""
 
+    app: Any
     connection_errors: tuple[type[Exception], ...]
     task_consumer: Any
 
@@ -44,12 +67,26 @@ class TolerantConsumer(Consumer):
 
         def handle_or_reject(message: Any) -> Any:
             try:
+                _check_arguments(message)
                 return handle(message)
             except _UNREADABLE as error:
                 _tell(error)
                 message.reject_log_error(logger, self.connection_errors)
 
         return handle_or_reject
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Drop it, as Celery does; the attempt of another version's step is rung again soon.
+
+        That needs a free thread of a worker that runs steps itself: a prefork parent asks no
+        database, and there, or while all are at work, this ring is missed later.
+        """
+        super().on_unknown_task(body, message, exc)
+        runtime = self.app.runtime.built
+        queue = (message.delivery_info or {}).get("routing_key")
+        address = address_of(message.headers.get("task"), queue)
+        if runtime is not None and address is not None:
+            runtime.slots.start(lambda: runtime.runner.disown(address, _arguments(message)))
 
     def stop(self) -> None:
         """Stop; what Redis hands to a read that is under way goes back to its queue."""
@@ -58,6 +95,15 @@ class TolerantConsumer(Consumer):
         if getattr(channel, "_in_poll", None):
             with suppress(Empty, *self.connection_errors):
                 channel._brpop_read()  # noqa: SLF001 - as kombu itself does when it closes
+
+
+def _arguments(message: Any) -> Mapping[str, Any]:
+    try:
+        arguments = message.payload[1]
+    except (*_UNREADABLE, KombuError) as error:
+        _tell(error)
+        return {}
+    return arguments if isinstance(arguments, Mapping) else {}
 
 
 class _Channel(redis.Channel):

@@ -28,19 +28,28 @@ FOREIGN_LOOK_SECONDS = 30.0
 
 MAX_FOREIGN_LOOK_SECONDS = 3600.0
 
+SEEN_SECONDS = 60.0
+"""A process seen so recently looks after the sagas of its definitions itself."""
+
 EXPIRED = """
 SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner,
-    t.lease_until >= t.timeout_at AND t.timeout_for > make_interval(secs => %(lease)s)
+    t.lease_until >= t.timeout_at AND t.timeout_for > make_interval(secs => %(lease)s),
+    t.lease_until
 FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
 WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NOT NULL
     AND s.definition_hash = ANY(%(hashes)s::text[])
-ORDER BY t.lease_until LIMIT %(limit)s
+    AND (%(since)s::timestamptz IS NULL
+        OR (coalesce(t.lease_until, t.ring_at), t.saga_id, t.step, t.direction, t.number)
+            > (%(since)s, %(saga_id)s, %(step)s, %(direction)s, %(number)s::int))
+ORDER BY coalesce(t.lease_until, t.ring_at), t.saga_id, t.step, t.direction, t.number
+LIMIT %(limit)s
 FOR UPDATE OF s SKIP LOCKED
 """
 # A saga whose row a stopped process still holds is left for a later sweep, instead of waiting here.
 
 OWNED = """
-SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner, false
+SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner, false,
+    t.lease_until
 FROM amends.attempt t WHERE t.owner = ANY(%(owners)s::text[]) AND t.token IS NOT NULL
 """
 
@@ -94,6 +103,14 @@ FROM picked WHERE (t.saga_id, t.step, t.direction, t.number)
 {_RINGS}
 """
 
+TRUST = """
+UPDATE amends.attempt t SET ring_at = clock_timestamp() + make_interval(secs => %(patience)s)
+FROM unnest(%(saga_ids)s::uuid[], %(steps)s::text[], %(directions)s::text[], %(numbers)s::int[])
+    AS r(saga_id, step, direction, number)
+WHERE (t.saga_id, t.step, t.direction, t.number) = (r.saga_id, r.step, r.direction, r.number)
+    AND t.token IS NULL
+"""
+
 UNRING = """
 UPDATE amends.attempt t SET ring_at = clock_timestamp()
     + make_interval(secs => coalesce(%(pause)s, least(2.0 ^ least(t.rung_count, 10), 60)))
@@ -113,7 +130,10 @@ ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT 1
 DUE = f"""
 WITH picked AS (
     SELECT s.id FROM amends.saga s
-    WHERE s.due_at <= clock_timestamp()
+    WHERE s.due_at <= clock_timestamp() AND (s.definition_hash = ANY(%(hashes)s::text[])
+        OR NOT EXISTS (SELECT FROM amends.process p
+            WHERE p.seen_at > clock_timestamp() - make_interval(secs => {SEEN_SECONDS})
+                AND s.definition_hash = ANY(p.definition_hashes)))
     ORDER BY s.due_at LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 )
@@ -162,14 +182,28 @@ class Attempts:
         self._database = database
 
     def expired(
-        self, hashes: Sequence[str], limit: int, *, lease_seconds: float
+        self,
+        hashes: Sequence[str],
+        limit: int,
+        *,
+        lease_seconds: float,
+        after: OpenAttempt | None = None,
     ) -> list[OpenAttempt]:
-        """Return attempts whose lease is over, the longest over first.
+        """Return attempts whose lease is over, the longest over first; go on behind `after`.
 
         An attempt longer than a lease, and extended up to its timeout, timed out in a process that
         lived; any other lost its process, as far as anybody can tell.
         """
-        values = {"hashes": list(hashes), "limit": limit, "lease": lease_seconds}
+        values = {
+            "hashes": list(hashes),
+            "limit": limit,
+            "lease": lease_seconds,
+            "since": after and after.lease_until,
+            "saga_id": after and after.id.saga_id,
+            "step": after and after.id.step,
+            "direction": after and after.id.direction,
+            "number": after and after.id.number,
+        }
         rows = self._database.run(EXPIRED, values, writes="sweep.commit")
         return [_open_attempt(row, is_expired=True) for row in rows]
 
@@ -221,14 +255,13 @@ class Attempts:
         Without a pause given: after one that doubles with every ring, up to a minute. Attempts that
         are claimed, gone or not due are left as they are.
         """
-        values = {
-            "saga_ids": [each.saga_id for each in rings],
-            "steps": [each.step for each in rings],
-            "directions": [each.direction for each in rings],
-            "numbers": [each.attempt for each in rings],
-            "pause": pause_seconds,
-        }
+        values = {**_named(rings), "pause": pause_seconds}
         self._database.run(UNRING, values, writes="sweep.commit")
+
+    def trust(self, rings: Sequence[Ring], patience_seconds: float) -> None:
+        """Note that these were published: ring again only after that long without a claim."""
+        values = {**_named(rings), "patience": patience_seconds}
+        self._database.run(TRUST, values, writes="sweep.commit")
 
     def due_sagas(self, hashes: Sequence[str], limit: int) -> list[DueSaga]:
         """Take sagas whose time has come; a foreign one is put off, longer each time."""
@@ -257,6 +290,15 @@ def attempt_of(ring: Ring) -> AttemptId:
     )
 
 
+def _named(rings: Sequence[Ring]) -> dict[str, Any]:
+    return {
+        "saga_ids": [each.saga_id for each in rings],
+        "steps": [each.step for each in rings],
+        "directions": [each.direction for each in rings],
+        "numbers": [each.attempt for each in rings],
+    }
+
+
 def _ring(row: Row) -> Ring:
     saga_id, step, direction, number, queue, definition = row
     return Ring(
@@ -270,7 +312,7 @@ def _ring(row: Row) -> Ring:
 
 
 def _open_attempt(row: Sequence[Any], *, is_expired: bool) -> OpenAttempt:
-    saga_id, step, direction, number, queue, token, owner, is_timed_out = row
+    saga_id, step, direction, number, queue, token, owner, is_timed_out, lease_until = row
     return OpenAttempt(
         id=AttemptId(saga_id=saga_id, step=step, direction=direction, number=number),
         queue=queue,
@@ -278,4 +320,5 @@ def _open_attempt(row: Sequence[Any], *, is_expired: bool) -> OpenAttempt:
         owner=owner,
         is_expired=is_expired,
         is_timed_out=is_timed_out,
+        lease_until=lease_until,
     )

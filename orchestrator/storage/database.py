@@ -23,6 +23,9 @@ Row = tuple[Any, ...]
 MOVED = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
 """Somebody else changed the rows first (40001, 40P01, 55P03): read again and decide again."""
 
+OURS = (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError)
+"""What the server says of our statement and not of itself; the connection is as good as before."""
+
 SESSION = {
     "default_transaction_isolation": "read committed",
     "synchronous_commit": "on",
@@ -120,11 +123,13 @@ class Database:
             raise Locked(str(error)) from error
         except MOVED as error:
             raise Moved(str(error)) from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except OURS:
+            raise
+        except psycopg.Error as error:
+            # Also an answer of a server that is a standby since a fail-over (25006): it takes a new
+            # connection to reach the primary.
             pooled.invalidate()
             raise LogUnavailableError(f"Postgres did not answer: {_brief(error)}") from error
-        except psycopg.Error:
-            raise
         except BaseException:
             # Interrupted half-way (a shutdown): nobody knows what the connection still expects.
             pooled.invalidate()

@@ -100,6 +100,7 @@ class OpenAttempt:
     """A row of `attempt` as recovery sees it.
 
     `is_timed_out`: its lease was extended up to the attempt's timeout, so its process lived on.
+    `lease_until`, `alone` and `timeout_seconds` are known where they were asked for.
     """
 
     id: AttemptId
@@ -108,6 +109,9 @@ class OpenAttempt:
     owner: str | None
     is_expired: bool
     is_timed_out: bool = False
+    lease_until: datetime | None = None
+    alone: bool = False
+    timeout_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from uuid import UUID
 
 import sqlalchemy
 
-from orchestrator.entries import Entry, Json, Outcome, Recorded, decode, encode
+from orchestrator.entries import ENTRY_TYPES, Entry, Json, Outcome, Recorded, decode, encode
 from orchestrator.state import TERMINAL, State
 from orchestrator.storage import statements
 from orchestrator.storage.database import Database, Row, run_inside
@@ -43,6 +43,8 @@ from orchestrator.storage.rows import (
     Scheduled,
     Snapshot,
 )
+
+KINDS = list(ENTRY_TYPES)
 
 
 class SagaLog:
@@ -91,7 +93,8 @@ class SagaLog:
     ) -> Claimed | None:
         """Take the right to run `attempt`, log the intent, and return its saga's history.
 
-        None: it is not there, not due, held by somebody, or of a definition not in `hashes`.
+        None: it is not there, not due, held by somebody, of a definition not in `hashes`, or its
+        log holds entries of kinds that only a newer version knows.
         """
         rows = self._database.run(
             statements.CLAIM,
@@ -101,6 +104,7 @@ class SagaLog:
                 "owner": owner,
                 "lease": lease_seconds,
                 "hashes": list(hashes),
+                "kinds": KINDS,
                 "after": 0,
             },
             writes="claim.commit",
@@ -159,15 +163,19 @@ class SagaLog:
             return bool(run_inside(connection, statements.APPEND_OUTCOME, values))
         return bool(self._database.run(statements.APPEND_OUTCOME, values, writes="record.commit"))
 
-    def append_fact(self, saga_id: UUID, fact: Entry, states: Iterable[State]) -> bool:
+    def append_fact(
+        self, saga_id: UUID, fact: Entry, states: Iterable[State], *, once: bool = False
+    ) -> bool:
         """Append an outside fact wherever the log stands; False when not in one of `states`.
 
-        The saga becomes due at once: whoever has its definition decides what follows.
+        With `once`, also when the log holds a fact of that kind already; two at the same moment may
+        both be kept. The saga becomes due at once: whoever has its definition decides what follows.
         """
         kind, data = encode(fact)
         values = {
             "saga_id": saga_id,
             "states": [each.value for each in states],
+            "once": once,
             "kind": kind,
             "data": _dumps(data),
         }
@@ -202,6 +210,11 @@ class SagaLog:
             entries=_recorded(row[10]),
             attempts=[_open_attempt(saga_id, each) for each in row[11] or ()],
         )
+
+    def has(self, saga_id: UUID, kind: type[Entry]) -> bool:
+        """Whether the saga's log holds an entry of that kind."""
+        values = {"saga_id": saga_id, "kind": kind.__name__}
+        return bool(self._database.run(statements.HAS, values)[0][0])
 
     def entries(self, saga_id: UUID, after: int = 0) -> list[Recorded]:
         """Return the saga's entries with a seq above `after`, in order."""
@@ -332,13 +345,15 @@ def _recorded(rows: Sequence[Sequence[Any]] | None) -> list[Recorded]:
 
 
 def _open_attempt(saga_id: UUID, row: Sequence[Any]) -> OpenAttempt:
-    step, direction, number, queue, token, owner, is_expired = row
+    step, direction, number, queue, token, owner, is_expired, alone, timeout = row
     return OpenAttempt(
         id=AttemptId(saga_id=saga_id, step=step, direction=direction, number=number),
         queue=queue,
         token=None if token is None else UUID(token),
         owner=owner,
         is_expired=is_expired,
+        alone=alone,
+        timeout_seconds=timeout,
     )
 
 

@@ -84,6 +84,8 @@ WITH claimed AS (
     WHERE t.saga_id = %(saga_id)s AND t.step = %(step)s AND t.direction = %(direction)s
         AND t.number = %(number)s AND t.token IS NULL AND t.due_at <= clock_timestamp()
         AND s.id = t.saga_id AND s.definition_hash = ANY(%(hashes)s::text[])
+        AND NOT EXISTS (SELECT FROM amends.saga_log l
+            WHERE l.saga_id = t.saga_id AND l.kind <> ALL(%(kinds)s::text[]))
     RETURNING t.saga_id, t.timeout_for, t.alone
 ), moved AS (
     UPDATE amends.saga s SET seq = s.seq + 1, step = %(step)s, direction = %(direction)s,
@@ -167,6 +169,8 @@ WITH moved AS (
     UPDATE amends.saga s SET seq = s.seq + 1, due_at = clock_timestamp(),
         updated_at = clock_timestamp()
     WHERE s.id = %(saga_id)s AND s.state = ANY(%(states)s::text[])
+        AND NOT (%(once)s AND EXISTS (SELECT FROM amends.saga_log l
+            WHERE l.saga_id = s.id AND l.kind = %(kind)s))
     RETURNING s.id, s.seq
 ), logged AS (
     INSERT INTO amends.saga_log (saga_id, seq, kind, data)
@@ -175,10 +179,15 @@ WITH moved AS (
 SELECT seq FROM moved
 """
 
+HAS = """
+SELECT EXISTS (SELECT FROM amends.saga_log l WHERE l.saga_id = %(saga_id)s AND l.kind = %(kind)s)
+"""
+
 READ = f"""
 SELECT {_ROW.format(s="s")}, extract(epoch FROM clock_timestamp())::float8, {_ENTRIES},
     (SELECT json_agg(json_build_array(t.step, t.direction, t.number, t.queue, t.token, t.owner,
-        coalesce(t.lease_until < clock_timestamp(), false)) ORDER BY t.step, t.direction, t.number)
+        coalesce(t.lease_until < clock_timestamp(), false), t.alone,
+        extract(epoch FROM t.timeout_for)) ORDER BY t.step, t.direction, t.number)
      FROM amends.attempt t WHERE t.saga_id = %(saga_id)s)
 FROM amends.saga s WHERE s.id = %(saga_id)s
 """

@@ -14,7 +14,14 @@ from orchestrator.storage.database import Database
 
 
 class TransactionLostError(Exception):
-    """The transaction ended before its log entry was in it: nothing of it happened."""
+    """The transaction ended before its log entry was in it: nothing of it happened.
+
+    `sqlstate` is the server's reason, if it gave one.
+    """
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
 
 
 class CommitRefusedError(Exception):
@@ -80,4 +87,7 @@ def step_transaction(database: Database) -> Iterator[StepTransaction]:
             connection.execution_options(isolation_level="READ COMMITTED")
             yield StepTransaction(connection)
     except sqlalchemy.exc.SQLAlchemyError as error:
-        raise TransactionLostError(f"{type(error).__name__}: transaction lost") from error
+        sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+        raise TransactionLostError(
+            f"{type(error).__name__}: transaction lost", sqlstate=sqlstate
+        ) from error

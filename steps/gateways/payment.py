@@ -193,10 +193,11 @@ class PaymentGateway(Protocol):
     def capture(self, request: CaptureRequest, *, key: str, timeout_seconds: float) -> ChargeResult:
         """Take held money and return the captured payment; the rest of the hold is released.
 
-        Succeeds as well where the same amount was captured before.
+        Succeeds as well where the same amount was captured before and none of it given back.
 
         Raises:
-            PaymentStateError: voided, expired, never authorized, or captured with another amount.
+            PaymentStateError: voided, expired, never authorized, captured with another amount, or
+                refunded since.
             PaymentNotFoundError: no such payment.
         """
         ...

@@ -12,6 +12,7 @@ import click
 import pytest
 from pydantic import AliasChoices
 
+from recovery.cli.failures import ExitCode
 from recovery.cli.program import VERBS, amends
 from workers.settings import PREFIX, Settings
 
@@ -135,6 +136,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
 
 
+def test_decisions_are_numbered_without_a_gap_and_all_listed() -> None:
+    folder = ROOT / "docs/decisions"
+    files = sorted(each.name for each in folder.glob("[0-9]*.md"))
+    index = (folder / "README.md").read_text()
+    listed = re.findall(r"^- \[(\d{4}) (.+)\]\((.+)\)$", index, re.MULTILINE)
+
+    assert [int(name[:4]) for name in files] == list(range(1, len(files) + 1))
+    assert [name for _, _, name in listed] == files
+    for number, title, name in listed:
+        assert (folder / name).read_text().startswith(f"# {number} {title}\n")
+
+
 @pytest.mark.parametrize("found", commands("amends"), ids=str)
 def test_a_command_line_of_ours_exists(found: Found) -> None:
     assert trouble_with(found.text) is None
@@ -143,6 +156,27 @@ def test_a_command_line_of_ours_exists(found: Found) -> None:
 @pytest.mark.parametrize("call", ["amends migrat", "amends sweep --twice", "amends -x"])
 def test_a_command_line_that_does_not_exist_is_found(call: str) -> None:
     assert trouble_with(call) is not None
+
+
+@pytest.mark.parametrize("promise", range(1, 17))
+def test_a_promise_is_shown_by_tests_that_exist_or_said_to_be_missing(promise: int) -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    (row,) = re.findall(rf"^\| {promise} [^|]+\|[^|]+\|([^|]+)\|$", page, re.MULTILINE)
+    shown_by = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+
+    assert shown_by or row.strip().startswith("not yet")
+    for path, test in shown_by:
+        assert path.startswith("tests/")
+        assert test.startswith("test_")
+        assert test in names(ROOT / path)
+
+
+def test_every_verb_and_every_exit_code_is_documented() -> None:
+    page = (ROOT / "docs/operating.md").read_text()
+
+    assert [verb for verb in VERBS if f"`amends {verb}`" not in page] == []
+    rows = [f"| {code.value} | {code.meaning} |" for code in ExitCode]
+    assert [row for row in rows if row not in page] == []
 
 
 @pytest.mark.parametrize("found", commands("make"), ids=str)

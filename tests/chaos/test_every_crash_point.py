@@ -21,7 +21,7 @@ from orchestrator.state import SagaState, State
 from orchestrator.storage import statements
 from orchestrator.storage.database import create_engine, run_inside
 from orchestrator.storage.rows import Advance, AttemptId, Claimed
-from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.saga_log import KINDS, SagaLog
 from recovery.invariants.collect import check, collect
 from recovery.invariants.evidence import Violation
 from steps.checkout import checkout
@@ -176,7 +176,7 @@ def test_without_the_intent_an_effect_comes_before_its_entry_and_is_noticed(
 
     def claim_and_forget(log: SagaLog, attempt: AttemptId, **options: Any) -> Claimed | None:
         with world.engine.connect() as connection:
-            values = {**asdict(attempt), **options, "after": 0}
+            values = {**asdict(attempt), **options, "kinds": KINDS, "after": 0}
             values["lease"] = values.pop("lease_seconds")
             rows = run_inside(connection, statements.CLAIM, values)
             connection.rollback()

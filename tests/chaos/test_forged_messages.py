@@ -14,6 +14,8 @@ from tests.worker_processes import until
 
 MEGABYTE = 2**20
 COMPLETED = 10
+WARMING = 1_000
+"""So many that every child of a prefork worker has built what it needs before we measure."""
 
 
 def _busy_and_not_due(deployment: Deployment) -> list[Order]:
@@ -38,7 +40,7 @@ def test_forged_messages_have_no_effect(
         what="sagas that are not due",
     )
     touched = tmp_path / "touched"
-    for message in forgeries(100, sagas, touched):  # so that lazy parts are there before we measure
+    for message in forgeries(WARMING, sagas, touched):
         deployment.broker.lpush(QUEUE, message)
     until(lambda: deployment.queue_length() == 0, seconds=30, what="an empty queue")
     before, memory = _everything(deployment), worker.memory()

@@ -42,6 +42,12 @@ def _slow_gateway(deployment: Deployment) -> None:
         )
 
 
+def _wait_for_progress(deployment: Deployment, size: Size, number: int) -> None:
+    """Kills are spread over the whole run."""
+    wanted = size.sagas * number // (size.kills + 1)
+    until(lambda: deployment.ended() >= wanted, seconds=size.seconds, what=f"{wanted} ends")
+
+
 def _configure(deployment: Deployment, size: Size) -> None:
     deployment.variables |= {"lease_seconds": size.lease, "sweep_seconds": size.sweep}
 
@@ -55,7 +61,8 @@ def test_a_killed_child_of_a_prefork_worker(deployment: Deployment, size: Size) 
     deployment.start_orders(orders)
     busy: list[Recovery] = []
     killed = []
-    for _ in range(size.kills):
+    for number in range(size.kills):
+        _wait_for_progress(deployment, size, number)
         child = deployment.wait_held(HELD)[0].pid
         killed.append((child, time.time()))
         os.kill(child, signal.SIGKILL)
@@ -93,7 +100,8 @@ def test_a_killed_worker(deployment: Deployment, size: Size) -> None:
     deployment.start_orders(orders)
     busy: list[Recovery] = []
     killed = []
-    for _ in range(size.kills):
+    for number in range(size.kills):
+        _wait_for_progress(deployment, size, number)
         worker = deployment.member_of(deployment.wait_held(HELD)[0].pid)
         killed.append((worker.pid, worker.kill()))
         deployment.start_worker()

@@ -12,7 +12,7 @@ from tests.deployment import Deployment, expected, measured_recoveries, mixed
 from tests.worker_processes import until
 
 
-@sizes(12, 100)
+@sizes(12, 40)
 def test_many_sweepers_take_each_lost_attempt_over_once(deployment: Deployment, size: int) -> None:
     deployment.variables |= {"lease_seconds": 2, "sweep_seconds": 0.5}
     victim = deployment.start_worker(concurrency=size)

@@ -119,7 +119,7 @@ def test_a_message_lost_after_the_commit_is_missed_within_patience_and_a_sweep(
     orders = mixed(size.sagas)
 
     started = [client.start("checkout", each.payload, key=each.key) for each in orders]
-    client._log._database.engine.dispose()
+    client.close()
     deployment.wait_at_rest(size.seconds)
 
     waits = []

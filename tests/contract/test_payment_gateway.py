@@ -327,6 +327,16 @@ def test_a_second_capture_of_the_same_amount_is_success(order: Order) -> None:
     assert order.capture(taken, key="capture-again") == taken
 
 
+def test_a_second_capture_of_what_was_given_back_is_refused(order: Order) -> None:
+    taken = order.captured()
+    refund(order, taken)
+
+    with pytest.raises(PaymentStateError) as refused:
+        order.capture(taken, key="capture-again")
+
+    assert refused.value.code == "already_captured"
+
+
 def test_a_second_void_is_success(order: Order) -> None:
     payment = order.authorize()
     released = void(order, payment)

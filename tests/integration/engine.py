@@ -10,10 +10,12 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
+import psycopg
 import sqlalchemy
 
+from orchestrator.claiming import Claim
 from orchestrator.client import SagaClient
-from orchestrator.coordinator import Claim, Coordinator
+from orchestrator.coordinator import Coordinator
 from orchestrator.definition import Definitions, SagaDefinition
 from orchestrator.doorbell import Ring
 from orchestrator.entries import Entry, UnknownReason
@@ -147,6 +149,26 @@ def events() -> Iterator[list[tuple[str, dict[str, Any]]]]:
     heard: list[tuple[str, dict[str, Any]]] = []
     with observed(lambda event, fields: heard.append((event, fields))):
         yield heard
+
+
+@contextmanager
+def read_only(url: str) -> Iterator[None]:
+    """Make the database answer as a primary does that became a standby, to old and new sessions."""
+    name = sqlalchemy.make_url(url).database
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        _end_other_sessions(connection)
+        try:
+            yield
+        finally:
+            connection.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+
+
+def _end_other_sessions(connection: psycopg.Connection[Any]) -> None:
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
 
 
 @contextmanager

@@ -85,6 +85,23 @@ def test_a_cancel_needs_a_reason_that_can_be_stored(engine: Engine, reason: str)
         engine.client.cancel(saga_id, reason=reason)
 
 
+def test_a_saga_is_asked_for_once(engine: Engine) -> None:
+    saga_id = start(engine)
+    for _ in range(3):
+        assert engine.client.cancel(saga_id, reason="changed my mind").id == saga_id
+    assert engine.kinds(saga_id).count("CancelRequested") == 1
+    assert engine.finish(saga_id) == "compensated"
+    assert engine.client.cancel(saga_id, reason="is it?").state == "compensated"
+
+
+@pytest.mark.parametrize("too_long", ["reason", "actor"])
+def test_a_cancel_fits_into_a_line_of_the_log(engine: Engine, too_long: str) -> None:
+    saga_id = start(engine)
+    with pytest.raises(PayloadError, match="500 characters"):
+        engine.client.cancel(saga_id, **{"reason": "no", too_long: "x" * 501})
+    assert "CancelRequested" not in engine.kinds(saga_id)
+
+
 def test_nobody_can_cancel_what_does_not_exist(engine: Engine) -> None:
     with pytest.raises(SagaNotFoundError):
         engine.client.cancel(uuid4(), reason="no")

@@ -20,7 +20,7 @@ from orchestrator.coordinator import Coordinator
 from orchestrator.definition import Definitions
 from orchestrator.doorbell import SilentDoorbell
 from orchestrator.entries import StepFailed, StepStarted, StepSucceeded, UndoSkipped
-from orchestrator.errors import OutcomeUnknown, Terminal
+from orchestrator.errors import OutcomeUnknown, Retriable, Terminal
 from orchestrator.keys import forward_key, undo_key
 from orchestrator.state import RecordedEffect, State
 from orchestrator.storage import migrate
@@ -36,8 +36,12 @@ from steps.gateways.errors import (
     PaymentStateError,
     ShipmentRefusedError,
 )
-from steps.gateways.payment import PaymentGateway, RefundRequest
-from steps.gateways.sandbox.client import SandboxCarrier, SandboxGateway
+from steps.gateways.payment import CaptureRequest, PaymentGateway, RefundRequest
+from steps.gateways.sandbox.client import (
+    SANDBOX_CAPABILITIES,
+    SandboxCarrier,
+    SandboxGateway,
+)
 from steps.gateways.sandbox.judge import OrderTotals, SandboxJudge
 from steps.gateways.sandbox.process import SandboxProcess
 from steps.inventory import release_inventory, reserve_inventory
@@ -146,6 +150,7 @@ class Order:
         step: str,
         *,
         undo: bool = False,
+        attempt: int = 1,
         effect: Effect | None = None,
         results: Mapping[str, Any] | None = None,
         connection: sqlalchemy.Connection | None = None,
@@ -158,7 +163,7 @@ class Order:
             saga_key=self.id,
             step=step,
             direction="compensate" if undo else "forward",
-            attempt=1,
+            attempt=attempt,
             idempotency_key=undo_key(key, effect.reference if effect else None) if undo else key,
             payload=CheckoutPayload.model_validate(self.payload(**changes)),
             results=results or {},
@@ -193,15 +198,19 @@ class Order:
         results = {"authorize_payment": held.value}
         return capture_payment(self.context("capture_payment", results=results))
 
-    def void(self, effect: Effect | None = None) -> Effect | NothingThere:
-        return void_payment(self.context("authorize_payment", undo=True, effect=effect))
+    def void(self, effect: Effect | None = None, *, attempt: int = 1) -> Effect | NothingThere:
+        return void_payment(
+            self.context("authorize_payment", undo=True, attempt=attempt, effect=effect)
+        )
 
     def refund(
-        self, effect: Effect | None = None, *, held: Effect | None = None
+        self, effect: Effect | None = None, *, held: Effect | None = None, attempt: int = 1
     ) -> Effect | NothingThere:
         results = {"authorize_payment": held.value} if held else {}
         return refund_payment(
-            self.context("capture_payment", undo=True, effect=effect, results=results)
+            self.context(
+                "capture_payment", undo=True, attempt=attempt, effect=effect, results=results
+            )
         )
 
     def ship(self, reserved: Effect) -> Effect:
@@ -441,6 +450,31 @@ def test_a_kept_failure_of_a_capture_that_landed_is_settled_by_looking(order: Or
     assert kinds(order.capture(held)) == [("capture", PRICE)]
 
 
+def test_a_payment_refunded_by_hand_is_not_taken_for_captured(
+    order: Order, gateway: SandboxGateway
+) -> None:
+    held = order.authorize()
+    refund_by_hand(gateway, capture_by_hand(gateway, held), PRICE)
+
+    with pytest.raises(PaymentStateError) as caught:
+        order.capture(held)
+
+    assert caught.value.code == "already_captured"
+
+
+def test_a_kept_failure_of_a_capture_that_was_refunded_by_hand_stays_unknown(
+    order: Order, gateway: SandboxGateway
+) -> None:
+    held = order.authorize()
+    order.goes_wrong("stored_500", "capture", lands=True)
+    with pytest.raises(OutcomeUnknown):
+        order.capture(held)
+    refund_by_hand(gateway, held, PRICE)
+
+    with pytest.raises(OutcomeUnknown):
+        order.capture(held)
+
+
 # Letting go.
 
 
@@ -453,8 +487,24 @@ def test_a_hold_is_voided_once_and_the_second_time_is_the_same_answer(order: Ord
     assert order.totals().voided_minor == PRICE
 
 
-def test_there_is_nothing_to_void_where_no_payment_was_made(order: Order) -> None:
-    assert order.void() == NothingThere()
+def test_there_is_nothing_to_void_where_twice_no_payment_is_found(order: Order) -> None:
+    with pytest.raises(Retriable) as caught:
+        order.void()
+    assert (caught.value.code, caught.value.spends_budget) == ("not_seen_yet", False)
+    assert caught.value.retry_after == SANDBOX_CAPABILITIES.lookup_lag
+
+    assert order.void(attempt=2) == NothingThere()
+
+
+@pytest.mark.parametrize("fault", ["drop_before", "rate_limited"])
+def test_a_lookup_without_an_answer_is_repeated_after_the_lag(order: Order, fault: str) -> None:
+    key = forward_key("checkout", order.id, "authorize_payment")
+    order.judge.script(fault, operation="find", key=key, retry_after_seconds=0)
+
+    with pytest.raises(Retriable) as caught:
+        order.void()
+
+    assert caught.value.retry_after == SANDBOX_CAPABILITIES.lookup_lag
 
 
 def test_a_hold_nobody_heard_of_is_found_and_voided(order: Order) -> None:
@@ -513,6 +563,17 @@ def test_there_is_nothing_to_refund_where_nothing_was_taken(order: Order) -> Non
     assert order.refund(held=order.authorize()) == NothingThere()
 
 
+def test_an_unseen_payment_is_not_taken_for_one_without_a_capture(order: Order) -> None:
+    held = order.authorize()
+    order.capture(held)
+    order.judge.script("not_found", operation="find", reference=held.reference)
+
+    with pytest.raises(Retriable, match="no payment is found"):
+        order.refund(held=held)
+
+    assert kinds(order.refund(held=held, attempt=2)) == [("refund", PRICE)]
+
+
 def test_a_capture_nobody_heard_of_is_found_and_refunded(order: Order) -> None:
     held = order.authorize()
     order.goes_wrong("drop_after", "capture")
@@ -557,6 +618,13 @@ def test_a_refund_by_others_of_a_part_needs_a_person(order: Order, gateway: Sand
 
     assert caught.value.code == "exceeds_captured"
     assert order.totals().refunded_minor == 1000
+
+
+def capture_by_hand(gateway: SandboxGateway, held: Effect) -> Effect:
+    assert held.reference is not None
+    request = CaptureRequest(reference=held.reference, amount=Money(minor=PRICE, currency="EUR"))
+    gateway.capture(request, key=f"by-hand-{held.reference}", timeout_seconds=10)
+    return held
 
 
 def refund_by_hand(gateway: SandboxGateway, taken: Effect, minor: int) -> None:
@@ -776,6 +844,21 @@ def test_a_challenge_is_taken_back(shop: Shop, order: Order) -> None:
     assert shop.state(saga_id) is State.COMPENSATED
     (failed,) = shop.entries(saga_id, StepFailed)
     assert failed.error["code"] == "authentication_required"
+    assert is_untouched(order)
+
+
+def test_a_challenge_that_a_lagging_lookup_does_not_see_is_called_off(
+    shop: Shop, order: Order
+) -> None:
+    key = forward_key("checkout", order.id, "authorize_payment")
+    order.judge.script("not_found", operation="find", key=key)
+
+    saga_id = shop.run(order, payment_method="tok_challenge")
+
+    assert shop.state(saga_id) is State.COMPENSATED
+    (failed, _unseen) = shop.entries(saga_id, StepFailed)
+    with pytest.raises(RuntimeError, match="no_open_challenge"):
+        order.judge.end_challenge(failed.error["details"]["reference"], passed=True)
     assert is_untouched(order)
 
 

@@ -71,7 +71,7 @@ def sweep(database: str, broker_url: str, *arguments: str) -> subprocess.Popen[s
     )
 
 
-def test_beside_a_worker_it_releases_what_a_dead_process_held(
+def test_beside_a_worker_it_takes_over_what_a_dead_process_held(
     held: tuple[Coordinator, UUID], database: str, broker_url: str
 ) -> None:
     coordinator, saga_id = held
@@ -85,7 +85,7 @@ def test_beside_a_worker_it_releases_what_a_dead_process_held(
                 for each in coordinator.log.entries(saga_id)
                 if isinstance(each.entry, StepFailed | StepUnknown)
             ],
-            what="the release, long before the lease is over",
+            what="the take-over, long before the lease is over",
         )
         process.stdin.close()
         assert process.wait(timeout=20) == 0
@@ -102,9 +102,14 @@ def test_a_line_that_means_nothing_changes_nothing(
     assert isinstance(entries[-1], StepStarted)
 
 
-def test_for_ever_means_until_sigterm(known: Database, database: str, broker_url: str) -> None:
+@pytest.mark.parametrize(
+    "arguments", [(), ("--interval", "0.5", "--json")], ids=["as set", "given"]
+)
+def test_for_ever_means_until_sigterm(
+    known: Database, database: str, broker_url: str, arguments: tuple[str, ...]
+) -> None:
     processes = Processes(known)
-    with sweep(database, broker_url, "--interval", "0.5", "--json") as process:
+    with sweep(database, broker_url, *arguments) as process:
         until(
             lambda: [each for each in processes.all() if each.process.kind == KIND],
             what="the sweeper's sign of life",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,15 +13,22 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.context import Effect, StepContext
+from orchestrator.context import Effect, Lease, StepContext
 from orchestrator.definition import SagaDefinition
 from orchestrator.entries import LateOutcomeRecorded, UnknownReason
-from orchestrator.errors import Retriable, Terminal, Wait
+from orchestrator.errors import LogUnavailableError, Retriable, Terminal, Wait
 from orchestrator.state import replay
 from orchestrator.storage import statements
 from orchestrator.storage.rows import AttemptId
-from tests.histories import doing, saga
-from tests.integration.engine import Engine, answer_lost, events, wait_until
+from tests.histories import QUICK, doing, saga
+from tests.integration.engine import (
+    Engine,
+    answer_lost,
+    attempt_of,
+    events,
+    read_only,
+    wait_until,
+)
 
 Behave = Callable[[StepContext[Any]], Any]
 
@@ -313,6 +321,45 @@ def test_a_payload_this_worker_cannot_read_is_no_effect_and_no_unknown(
     assert script.calls == []
 
 
+def test_a_log_with_entries_of_a_newer_version_is_left_as_it_is(engine: Engine) -> None:
+    saga_id = start(engine)
+    write(engine, saga_id, "NoteAdded", "{}")
+    assert engine.coordinator.claim(attempt_of(engine.bell.messages[0])) is None
+    assert engine.sql("SELECT kind FROM amends.saga_log ORDER BY seq") == [
+        ("SagaStarted",),
+        ("NoteAdded",),
+    ]
+    assert engine.sql("SELECT token FROM amends.attempt") == [(None,)]
+
+
+@pytest.mark.parametrize("applied", [None, True])
+def test_a_damaged_log_costs_its_claim_and_not_the_worker(
+    engine: Engine, applied: bool | None
+) -> None:
+    saga_id = start(engine)
+    write(engine, saga_id, "SagaCompensated", "{}")
+    lost = (
+        contextlib.nullcontext()
+        if applied is None
+        else answer_lost("claim.commit", applied=applied)
+    )
+    with events() as heard, lost:
+        assert engine.coordinator.claim(attempt_of(engine.bell.messages[0])) is None
+    assert [event for event, _ in heard].count("saga.unreadable") == 1
+    assert engine.coordinator.leases.holdings == []
+
+
+def write(engine: Engine, saga_id: Any, kind: str, values: str) -> None:
+    """Append to a log what this version would not."""
+    engine.sql(
+        "INSERT INTO amends.saga_log (saga_id, seq, kind, data) VALUES (:s, 2, :k, :v)",
+        s=saga_id,
+        k=kind,
+        v=values,
+    )
+    engine.sql("UPDATE amends.saga SET seq = 2")
+
+
 def test_a_saga_whose_steps_are_all_left_out_completes(database: str) -> None:
     idle = saga(doing("wrap", when=lambda order: order.gift), name="idle")
     engine = Engine(database, idle)
@@ -426,6 +473,48 @@ def test_a_late_success_of_a_saga_that_went_another_way_is_compensated(
     assert engine.client.get(saga_id).state == "compensating"
     assert engine.finish(saga_id) == "compensated"
     assert script.calls[-1] == ("reserve", "compensate", 2)
+
+
+def test_the_fact_that_a_late_effect_is_there_survives_a_lost_connection(
+    engine: Engine, script: Scripted
+) -> None:
+    script.on("reserve", lambda _: Effect(reference="r-late"))
+    saga_id = start(engine)
+    claim = taken_away(engine, saga_id)
+    engine.client.cancel(saga_id, reason="no")
+    with answer_lost("decide.commit", applied=False, times=2) as lost:
+        engine.coordinator.execute(claim)
+    assert len(lost) == 2
+    assert engine.kinds(saga_id).count("LateOutcomeRecorded") == 1
+
+
+def over(claim: Any) -> Any:
+    claim.lease.valid_until = time.monotonic()
+    return claim
+
+
+@pytest.mark.parametrize("name", ["shop", "books"])
+def test_a_step_is_not_called_once_its_lease_is_over(
+    engine: Engine, script: Scripted, name: str
+) -> None:
+    saga_id = start(engine, name)
+    engine.coordinator.execute(over(engine.claim(saga_id)))
+    assert script.calls == []
+    assert engine.kinds(saga_id)[-1] == "StepReleased"
+
+
+def test_who_waits_at_the_gate_until_its_lease_ends_is_handed_back_and_not_blamed(
+    engine: Engine, script: Scripted
+) -> None:
+    saga_id = start(engine)
+    claim = engine.claim(saga_id)
+    claim.lease.valid_until = time.monotonic() + 0.4
+    long = Lease(valid_until=time.monotonic() + 60, ends_at=time.monotonic() + 60)
+    with engine.coordinator.gate.entered(long, alone=True):
+        engine.coordinator.execute(claim)
+    assert script.calls == []
+    assert engine.kinds(saga_id)[-1] == "StepReleased"
+    assert engine.attempts(saga_id) == [("reserve", "forward", 2)]
 
 
 # -- facts against decisions -----------------------------------------------------------------------
@@ -632,6 +721,19 @@ def test_a_start_whose_answer_was_lost_can_be_repeated(engine: Engine, applied: 
     assert engine.sql("SELECT count(*) FROM amends.saga") == [(1,)]
 
 
+def test_an_outcome_outlives_a_fail_over(engine: Engine, database: str) -> None:
+    """For a while Postgres answers, as a standby does: it reads and does not write."""
+    saga_id = start(engine)
+    claim = engine.claim(saga_id)
+    with read_only(database):
+        thread = threading.Thread(target=engine.coordinator.execute, args=(claim,))
+        thread.start()
+        with pytest.raises(LogUnavailableError):
+            start(engine, key="order-2")
+    thread.join(20)
+    assert engine.kinds(saga_id) == ["SagaStarted", "StepStarted", "StepSucceeded"]
+
+
 # -- transactional steps ---------------------------------------------------------------------------
 
 
@@ -688,6 +790,20 @@ def test_a_failing_statement_of_the_step_is_no_effect(engine: Engine, script: Sc
             context.connection.exec_driver_sql("SELECT 1 / 0")
 
     script.on("book", breaks)
+    assert engine.finish(start(engine, "books")) == "completed"
+
+
+def test_a_step_that_lost_to_others_in_postgres_spends_no_budget(
+    engine: Engine, script: Scripted
+) -> None:
+    def loses(context: StepContext[Any]) -> None:
+        assert context.connection is not None
+        if context.attempt <= 2 * QUICK.max_attempts:
+            context.connection.exec_driver_sql(
+                "DO $$ BEGIN RAISE 'deadlock' USING ERRCODE = '40P01'; END $$"
+            )
+
+    script.on("book", loses)
     assert engine.finish(start(engine, "books")) == "completed"
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from orchestrator.client import NotStarted, SagaClient, Started
-from orchestrator.doorbell import DoorbellError
+from orchestrator.doorbell import DoorbellError, SilentDoorbell
 from orchestrator.errors import (
     ConcurrentStartError,
     IdempotencyConflictError,
@@ -30,6 +30,9 @@ from orchestrator.payloads import fingerprint
 from orchestrator.storage.database import create_engine
 from tests.histories import doing, saga
 from tests.integration.engine import Engine
+from tests.worker_processes import until
+from workers import connect
+from workers.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SHOP = saga(doing("pay"), doing("ship"), attributes=["amount"])
@@ -121,6 +124,12 @@ def test_a_refused_start_writes_nothing(
     assert sagas(engine) == 0
 
 
+def test_a_trace_larger_than_a_few_headers_is_refused(engine: Engine) -> None:
+    with pytest.raises(PayloadError, match="2,048"):
+        engine.client.start(SHOP, ORDER, key="order-1", trace={"traceparent": "x" * 2048})
+    assert engine.sql("SELECT count(*) FROM amends.saga") == [(0,)]
+
+
 def test_a_trace_that_cannot_be_stored_is_refused_before_anything_is_written(
     engine: Engine,
 ) -> None:
@@ -141,6 +150,28 @@ def test_a_start_with_the_broker_down_is_committed_all_the_same(engine: Engine) 
     client = SagaClient(engine.pool, DeadBell())
     started = client.start(SHOP, ORDER, key="order-1")
     assert engine.finish(started.id) == "completed"
+
+
+def test_a_start_with_a_silent_doorbell_counts_as_rung_by_nobody(engine: Engine) -> None:
+    SagaClient(engine.pool, SilentDoorbell()).start(SHOP, ORDER, key="order-1")
+
+    assert engine.sql("SELECT rung_count FROM amends.attempt") == [(0,)]
+
+
+def test_a_closed_client_leaves_no_connection_and_opens_new_ones(
+    engine: Engine, database: str
+) -> None:
+    client = connect(Settings.load(database_url=database, broker_url=None))
+    theirs = """SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'amends client' AND datname = current_database()"""
+    assert client.find() == []
+    assert engine.sql(theirs) == [(1,)]
+
+    client.close()
+
+    until(lambda: engine.sql(theirs) == [(0,)], what="the end of its connection")
+    assert client.find() == []
+    client.close()
 
 
 def test_a_start_without_postgres_says_that_nobody_knows() -> None:

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import psutil
 import pytest
 import redis
 from celery import Celery
+from sqlalchemy import Engine, text
 
 from orchestrator.client import SagaClient
 from orchestrator.state import State
+from orchestrator.storage.database import Database, create_engine
+from orchestrator.storage.processes import Processes
+from recovery.sweep_loop import KIND as SWEEPER
 from tests.sagas_for_workers import INLINE
 from tests.worker_processes import StartWorker, until
+from workers import connect
 from workers.settings import Settings
 
 QUEUE = "amends:amends"
+STEP = f"{INLINE.name}.flight"
 
 
 @pytest.fixture
@@ -54,6 +64,13 @@ def _envelope(
 def _completed(client: SagaClient, key: str) -> bool:
     found = client.find(key=key)
     return bool(found) and found[0].state is State.COMPLETED
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    made = create_engine(database)
+    yield made
+    made.dispose()
 
 
 def test_a_saga_starts_by_name_without_any_of_our_code(
@@ -162,3 +179,129 @@ def test_rubbish_changes_nothing(
     assert client.wait(started.id).state is State.COMPLETED
     assert valkey.llen(QUEUE) == 0
     assert worker.is_alive
+
+
+FORGED_LIMIT_SECONDS = 0.3
+
+
+def test_a_step_s_message_cannot_choose_a_time_limit(
+    client: SagaClient,
+    settings: Settings,
+    engine: Engine,
+    valkey: redis.Redis,
+    start_worker: StartWorker,
+    tmp_path: Path,
+) -> None:
+    start_worker(pool="prefork", concurrency="1", sweep_seconds="600")
+    saga_id = _start_unrung(settings, engine, tmp_path, blocks="flight")
+
+    valkey.lpush(QUEUE, _chosen(saga_id, timelimit=[FORGED_LIMIT_SECONDS, None]))
+    call = tmp_path / "flight.forward.1"
+    child = int(until(lambda: call.exists() and call.read_text(), what="the call"))
+    until(
+        lambda: (
+            not psutil.pid_exists(child)
+            or time.time() - call.stat().st_mtime > 5 * FORGED_LIMIT_SECONDS
+        ),
+        what="a call that is longer than the limit",
+    )
+
+    assert psutil.pid_exists(child)
+    (tmp_path / "open").touch()
+    assert client.wait(saga_id).state is State.COMPLETED
+    assert not (tmp_path / "flight.forward.2").exists()
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"eta": "2999-01-01T00:00:00+00:00"},
+        {"eta": "tomorrow"},
+        {"expires": "2000-01-01T00:00:00+00:00"},
+    ],
+    ids=["later", "nonsense", "over"],
+)
+def test_a_step_s_message_cannot_choose_its_hour(
+    client: SagaClient,
+    settings: Settings,
+    engine: Engine,
+    valkey: redis.Redis,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    pool: str,
+    choices: dict[str, Any],
+) -> None:
+    start_worker(pool=pool, concurrency="1", sweep_seconds="600")
+    saga_id = _start_unrung(settings, engine, tmp_path)
+
+    valkey.lpush(QUEUE, _chosen(saga_id, **choices))
+
+    assert client.wait(saga_id).state is State.COMPLETED
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_step_s_message_sends_no_other_after_it(
+    client: SagaClient,
+    settings: Settings,
+    engine: Engine,
+    valkey: redis.Redis,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    pool: str,
+) -> None:
+    worker = start_worker(pool=pool, concurrency="1", sweep_seconds="600")
+    saga_id = _start_unrung(settings, engine, tmp_path)
+    follow_up = {"task": "amends.start", "args": [], "kwargs": {}, "options": {"queue": "amends"}}
+    follow_ups = {each: [follow_up] for each in ("callbacks", "errbacks", "chain")}
+    arguments = {"saga_id": str(saga_id), "attempt": 1}
+
+    valkey.lpush(
+        QUEUE,
+        _envelope(STEP, {}, body=json.dumps([[], arguments, follow_ups]).encode()),
+    )
+
+    assert client.wait(saga_id).state is State.COMPLETED
+    after = client.start(INLINE, {"directory": str(tmp_path)}, key="after")
+    assert client.wait(after.id).state is State.COMPLETED
+    assert "start.refused" not in worker.log
+
+
+def _start_unrung(settings: Settings, engine: Engine, directory: Path, **payload: str) -> UUID:
+    """A saga that nobody but a message of the test begins: the worker's first sweep is over."""
+    register = Processes(Database(engine))
+    until(
+        lambda: [each for each in register.all() if each.process.kind == SWEEPER],
+        what="the worker's sweeper",
+    )
+    silent = connect(settings.model_copy(update={"broker_url": None}))
+    started = silent.start(INLINE, {"directory": str(directory), **payload}, key="unrung")
+    silent.close()
+    return started.id
+
+
+def _chosen(saga_id: UUID, **choices: Any) -> bytes:
+    """A ring of the saga's first attempt, with headers that only Celery knows."""
+    arguments = {"saga_id": str(saga_id), "attempt": 1}
+    headers = {"task": STEP, "id": str(uuid.uuid4()), **choices}
+    return _envelope(STEP, arguments, headers=headers)
+
+
+def test_the_ring_of_a_step_this_worker_does_not_have_is_soon_rung_again(
+    client: SagaClient, engine: Engine, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = start_worker()
+    train = replace(INLINE.step("flight"), name="train")
+    newer = replace(INLINE, version=2, steps=[train, *INLINE.steps])
+
+    started = client.start(newer, {"directory": str(tmp_path)}, key="newer")
+
+    until(lambda: _seconds_to_next_ring(engine) < 3, seconds=8, what="the next ring")
+    assert client.get(started.id).seq == 1
+    assert worker.is_alive
+
+
+def _seconds_to_next_ring(engine: Engine) -> float:
+    query = "SELECT extract(epoch FROM ring_at - clock_timestamp())::float8 FROM amends.attempt"
+    with engine.connect() as connection:
+        return float(connection.execute(text(query)).scalar_one())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from celery import Celery
@@ -16,7 +18,7 @@ from orchestrator.definition import SagaDefinition
 from orchestrator.state import State
 from orchestrator.storage.processes import Process, Processes
 from tests.sagas_for_workers import BROKERED, INLINE, Trip
-from tests.worker_processes import StartWorker, until
+from tests.worker_processes import StartWorker, WorkerProcess, until
 from workers.local_servers.running_servers import RunningServers
 from workers.settings import Settings
 
@@ -53,7 +55,7 @@ def test_a_saga_goes_on_after_postgres_was_restarted_under_a_running_step(
 
     servers.postgres.restart("immediate")
     (tmp_path / "open").touch()
-    client._log._database.engine.dispose()
+    client.close()
 
     assert client.wait(started.id).state is State.COMPLETED
     assert not (tmp_path / "flight.forward.2").exists()
@@ -147,6 +149,51 @@ def test_a_prefork_parent_tells_of_a_child_s_death_at_once(
     until(lambda: f"died {child}" in worker.log, seconds=2, what="the news of its death")
 
 
+def test_a_killed_sweeper_beside_a_prefork_worker_is_replaced(
+    client: SagaClient, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = start_worker(pool="prefork", concurrency="1", sweep_seconds="1")
+    first = until(lambda: _beside(worker), what="the sweeper beside it")
+    assert first is not None
+    first.kill()
+    until(lambda: _beside(worker) not in (None, first), what="another one")
+    started = client.start(INLINE, {"directory": str(tmp_path), "blocks": "flight"}, key="1")
+    called = tmp_path / "flight.forward.1"
+    child = int(until(lambda: called.exists() and called.read_text(), what="the first step"))
+
+    os.kill(child, signal.SIGKILL)
+    (tmp_path / "open").touch()
+
+    assert client.wait(started.id, timeout=10).state is State.COMPLETED
+
+
+def test_the_death_of_a_child_reaches_the_sweeper_that_replaces_a_dead_one(
+    client: SagaClient, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = start_worker(pool="prefork", concurrency="1")
+    sweeper = until(lambda: _beside(worker), what="the sweeper beside it")
+    started = client.start(INLINE, {"directory": str(tmp_path), "blocks": "flight"}, key="1")
+    called = tmp_path / "flight.forward.1"
+    child = int(until(lambda: called.exists() and called.read_text(), what="the first step"))
+
+    assert sweeper is not None
+    sweeper.kill()
+    until(lambda: _beside(worker) != sweeper, what="its death")
+    os.kill(child, signal.SIGKILL)
+    (tmp_path / "open").touch()
+
+    assert client.wait(started.id, timeout=10).state is State.COMPLETED
+
+
+def _beside(worker: WorkerProcess) -> psutil.Process | None:
+    """The living sweeper beside a prefork worker."""
+    for each in worker.children():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "--beside" in each.cmdline() and each.status() != psutil.STATUS_ZOMBIE:
+                return each
+    return None
+
+
 def test_a_saga_completes_while_the_broker_is_away(
     client: SagaClient, servers: RunningServers, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -169,7 +216,7 @@ def test_a_start_by_message_survives_an_outage_of_the_database(
     stranger = Celery("stranger", broker=settings.broker_url, set_as_current=False)
     stranger.conf.broker_transport_options = {"global_keyprefix": "amends:"}
     servers.postgres.stop("immediate")
-    client._log._database.engine.dispose()
+    client.close()
 
     arguments = {"saga": INLINE.name, "key": "1", "payload": {"directory": str(tmp_path)}}
     stranger.send_task("amends.start", kwargs=arguments, queue="amends", ignore_result=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import click
 import pytest
@@ -18,8 +19,10 @@ from orchestrator.errors import (
     LogUnavailableError,
     PayloadError,
     SagaNotFoundError,
+    StateConflictError,
 )
 from recovery.cli.failures import ExitCode, failure_of
+from recovery.cli.output import counted
 from recovery.cli.program import VERBS, amends
 
 ROOT = Path(__file__).parents[2]
@@ -47,8 +50,8 @@ def test_help_names_every_verb_and_every_exit_code() -> None:
     assert answer.exit_code == 0
     for verb in VERBS:
         assert f"\n  {verb}" in answer.stdout
-    for code in range(1, 7):
-        assert f"{code}  " in answer.stdout
+    for code in ExitCode:
+        assert f" {code.value}  {code.meaning}\n" in answer.stdout
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -57,6 +60,18 @@ def test_every_verb_has_help_and_json(verb: str) -> None:
     assert answer.exit_code == 0
     assert "--json" in answer.stdout
     assert "--database-url" in answer.stdout
+    assert "\\b" not in answer.stdout
+    assert "\b" not in answer.stdout
+
+
+def test_help_of_start_keeps_its_examples_as_lines_to_copy() -> None:
+    answer = run("start", "--help")
+    assert "\n    amends start checkout --key A-1 " in answer.stdout
+    assert "--set units=1 \\\n" in answer.stdout
+
+
+def test_what_only_a_worker_calls_is_not_in_the_help() -> None:
+    assert "--beside" not in run("sweep", "--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -75,7 +90,9 @@ def test_every_verb_has_help_and_json(verb: str) -> None:
         ["cancel", "K"],
         ["cancel", "K", "--reason", "  "],
         ["sweep"],
+        ["sweep", "--once"],
         ["sweep", "--once", "--interval", "3"],
+        ["sweep", "--once", "--beside"],
         ["sweep", "--interval", "0"],
         ["migrate", "--sql", "--check"],
         ["restock", "--sku", "cd"],
@@ -90,6 +107,13 @@ def test_a_usage_error_is_one_line_and_exit_code_2(arguments: list[str]) -> None
     assert answer.exit_code == ExitCode.USAGE
     assert answer.stdout == ""
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--once"], ["--interval", "3"]], ids=" ".join)
+def test_a_sweeper_without_a_broker_is_refused(arguments: list[str]) -> None:
+    answer = run("sweep", "--database-url", NOWHERE, *arguments)
+    assert answer.exit_code == ExitCode.USAGE
+    assert "AMENDS_BROKER_URL" in answer.stderr
 
 
 def test_a_mistyped_verb_is_answered_with_the_verbs() -> None:
@@ -136,6 +160,7 @@ def test_the_current_directory_comes_last_on_the_path() -> None:
     [
         (SagaNotFoundError("no"), ExitCode.NOT_FOUND),
         (IdempotencyConflictError("no"), ExitCode.CONFLICT),
+        (StateConflictError("no", saga_id=UUID(int=1), state="completed"), ExitCode.CONFLICT),
         (PayloadError("no"), ExitCode.USAGE),
         (LogUnavailableError("no"), ExitCode.UNREACHABLE),
         (PermissionError(13, "no"), ExitCode.NOT_ALLOWED),
@@ -165,6 +190,14 @@ def test_doctor_without_settings_fails_with_a_hint_per_finding() -> None:
     failed = [each for each in findings if each["verdict"] == "fail"]
     assert [each["check"] for each in failed] == ["settings"]
     assert all(each["hint"] for each in failed)
+    assert answer.stderr == "amends: 1 check failed\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 checks"), (1, "1 check"), (2, "2 checks"), (1000, "1,000 checks")]
+)
+def test_one_is_no_plural(number: int, text: str) -> None:
+    assert counted(number, "check") == text
 
 
 def test_a_stranger_with_the_name_of_a_package_is_noticed(tmp_path: Path) -> None:

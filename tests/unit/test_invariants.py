@@ -17,6 +17,7 @@ from orchestrator.definition import Definitions
 from orchestrator.entries import (
     Direction,
     Entry,
+    LateOutcomeRecorded,
     Recorded,
     SagaCompensated,
     SagaCompleted,
@@ -35,6 +36,7 @@ from orchestrator.storage.histories import SagaHistory
 from recovery.invariants import history
 from recovery.invariants.collect import check
 from recovery.invariants.evidence import Evidence
+from recovery.invariants.undoing import left_undone
 from steps.checkout import checkout
 from steps.gateways.sandbox.judge import LedgerRow
 from steps.storage.stock import Reservation, ReservationState, StockLevel
@@ -241,6 +243,68 @@ def compensated_without_refund() -> Evidence:
     return with_log(COMPENSATED, *entries)
 
 
+def with_undo(*undo: Entry, forward: Sequence[Entry], late: Sequence[Entry] = ()) -> Evidence:
+    """A compensated order that got as far as its capture, with that step's log as given."""
+    return with_log(
+        COMPENSATED,
+        started("B"),
+        *did("reserve_inventory", key_of("B", "reserve_inventory")),
+        *did("screen_fraud"),
+        *did("authorize_payment", "pay_B"),
+        *forward,
+        UnwindingStarted(cause="step_failed", step="capture_payment"),
+        *undo,
+        *did("authorize_payment", "void_B", UNDO),
+        *did("reserve_inventory", None, UNDO),
+        SagaCompensated(),
+        *late,
+    )
+
+
+CAPTURE_FAILS: Sequence[Entry] = (
+    begin("capture_payment"),
+    StepFailed(
+        step="capture_payment", direction=FORWARD, attempt=1, terminal=True, error={"message": "no"}
+    ),
+)
+CAPTURE_UNKNOWN: Sequence[Entry] = (
+    begin("capture_payment"),
+    StepUnknown(step="capture_payment", direction=FORWARD, attempt=1, reason="lease_lost"),
+)
+NOTHING_THERE: Sequence[Entry] = (
+    begin("capture_payment", UNDO),
+    StepSucceeded(step="capture_payment", direction=UNDO, attempt=1, undone=False),
+)
+
+
+def late_capture(reference: str) -> Entry:
+    return LateOutcomeRecorded(
+        step="capture_payment",
+        direction=FORWARD,
+        attempt=1,
+        outcome="succeeded",
+        reference=reference,
+    )
+
+
+LEFT_UNDONE: dict[str, Plant] = {
+    "a failed step is undone too": lambda: with_undo(forward=CAPTURE_FAILS),
+    "so is an unknown one": lambda: with_undo(forward=CAPTURE_UNKNOWN),
+    "nothing there is no answer of a known effect": lambda: with_undo(
+        *NOTHING_THERE, forward=did("capture_payment", "cap_B")
+    ),
+    "a late effect is undone": lambda: with_undo(
+        *NOTHING_THERE, forward=CAPTURE_UNKNOWN, late=[late_capture("cap_late")]
+    ),
+    "so is a second one": lambda: with_undo(
+        *did("capture_payment", "ref_B", UNDO),
+        forward=did("capture_payment", "cap_B"),
+        late=[late_capture("cap_again")],
+    ),
+    "a skipped undo needs the other step's": compensated_without_refund,
+}
+
+
 def parcel_without_saga() -> Evidence:
     return with_movement(moved(7, "ship", "Z", "stray-key", "parcel_Z", 0))
 
@@ -309,6 +373,32 @@ def test_honest_books_have_no_violation() -> None:
 @pytest.mark.parametrize("invariant", PLANTED)
 def test_a_planted_violation_is_caught(invariant: str) -> None:
     assert invariant in found(PLANTED[invariant]())
+
+
+@pytest.mark.parametrize("case", LEFT_UNDONE)
+def test_what_was_left_undone_is_caught_by_the_entries_alone(case: str) -> None:
+    (compensated,) = (each for each in LEFT_UNDONE[case]().sagas if each.key == "B")
+
+    assert "capture_payment" in left_undone(compensated.entries, checkout.steps)
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        with_undo(*NOTHING_THERE, forward=CAPTURE_FAILS),
+        with_undo(*NOTHING_THERE, forward=CAPTURE_UNKNOWN),
+        with_undo(
+            *did("capture_payment", "ref_B", UNDO),
+            forward=did("capture_payment", "cap_B"),
+            late=[late_capture("cap_B")],
+        ),
+    ],
+    ids=["nothing happened", "nothing was found", "the late answer was known"],
+)
+def test_what_was_undone_is_not_accused(evidence: Evidence) -> None:
+    (compensated,) = (each for each in evidence.sagas if each.key == "B")
+
+    assert left_undone(compensated.entries, checkout.steps) == []
 
 
 def test_every_invariant_has_a_planted_violation() -> None:

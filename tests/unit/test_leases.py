@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
+import pytest
+
+from orchestrator.context import Lease
 from orchestrator.leases import Gate
 
 PATIENCE = 5.0
 
 
+def lasting(seconds: float) -> Lease:
+    until = time.monotonic() + seconds
+    return Lease(valid_until=until, ends_at=until)
+
+
 class Visitor:
     """A thread that enters a gate and stays inside until it is told to leave."""
 
-    def __init__(self, gate: Gate, *, alone: bool = False) -> None:
-        self.inside, self._leave = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._visit, args=(gate, alone), daemon=True)
+    def __init__(self, gate: Gate, *, alone: bool = False, lease: Lease | None = None) -> None:
+        self.inside, self.turned_away = threading.Event(), threading.Event()
+        self._leave = threading.Event()
+        args = (gate, lease or lasting(PATIENCE * 2), alone)
+        self._thread = threading.Thread(target=self._visit, args=args, daemon=True)
         self._thread.start()
 
-    def _visit(self, gate: Gate, alone: bool) -> None:
-        with gate.entered(alone=alone):
+    def _visit(self, gate: Gate, lease: Lease, alone: bool) -> None:
+        with gate.entered(lease, alone=alone) as admitted:
+            if not admitted:
+                self.turned_away.set()
+                return
             self.inside.set()
             self._leave.wait(PATIENCE)
 
@@ -94,10 +108,46 @@ def test_one_who_waits_to_be_alone_is_not_starved_by_newcomers() -> None:
 def test_an_attempt_that_raises_leaves_the_gate_open() -> None:
     gate = Gate()
     try:
-        with gate.entered(alone=True):
+        with gate.entered(lasting(PATIENCE), alone=True):
             raise RuntimeError
     except RuntimeError:
         pass
     after = Visitor(gate)
     assert after.inside.wait(PATIENCE)
     after.leaves()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_nobody_waits_longer_than_its_lease_lives(alone: bool) -> None:
+    gate = Gate()
+    inside = Visitor(gate, alone=True)
+    assert inside.inside.wait(PATIENCE)
+    late = Visitor(gate, alone=alone, lease=lasting(0.3))
+    assert late.turned_away.wait(PATIENCE)
+    assert not late.inside.is_set()
+    inside.leaves()
+
+
+def test_who_waits_goes_on_waiting_when_its_lease_is_extended() -> None:
+    gate, lease = Gate(), lasting(0.4)
+    inside = Visitor(gate, alone=True)
+    assert inside.inside.wait(PATIENCE)
+    waiting = Visitor(gate, lease=lease)
+    lease.valid_until += PATIENCE
+    assert not waiting.turned_away.wait(0.6)
+    inside.leaves()
+    assert waiting.inside.wait(PATIENCE)
+    waiting.leaves()
+
+
+def test_one_who_gives_up_waiting_to_be_alone_lets_the_others_in() -> None:
+    gate = Gate()
+    ordinary = Visitor(gate)
+    assert ordinary.inside.wait(PATIENCE)
+    alone = Visitor(gate, alone=True, lease=lasting(0.5))
+    until(waiting_alone(gate))
+    newcomer = Visitor(gate)
+    assert alone.turned_away.wait(PATIENCE)
+    assert newcomer.inside.wait(PATIENCE)
+    newcomer.leaves()
+    ordinary.leaves()

@@ -108,6 +108,37 @@ def test_foreign_errors_mean_what_the_definition_says() -> None:
     assert not raised(OSError("x"), step).terminal
 
 
+class DriverError(Exception):
+    """As psycopg raises it."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__("lost")
+        self.sqlstate = sqlstate
+
+
+class WrappedError(Exception):
+    """As SQLAlchemy wraps it."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__("wrapped")
+        self.orig = DriverError(sqlstate)
+
+
+@pytest.mark.parametrize("error", [DriverError, WrappedError])
+@pytest.mark.parametrize(
+    ("sqlstate", "spends"), [("40001", False), ("40P01", False), ("55P03", False), ("23505", True)]
+)
+def test_losing_to_others_in_postgres_spends_no_budget(
+    error: type[Exception], sqlstate: str, spends: bool
+) -> None:
+    outcome = raised(error(sqlstate), ROWS)
+    assert (outcome.terminal, outcome.spends_budget) == (False, spends)
+
+
+def test_only_a_transactional_step_knows_that_a_lost_transaction_is_no_effect() -> None:
+    assert isinstance(raised(DriverError("40001"), PAY), StepUnknown)
+
+
 def test_how_long_to_wait_and_whether_it_counts_come_from_the_step() -> None:
     outcome = raised(Retriable("slow", retry_after=timedelta(seconds=9), spends_budget=False))
     assert (outcome.retry_after_seconds, outcome.spends_budget) == (9.0, False)

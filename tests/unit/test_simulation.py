@@ -9,7 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.definition import Kind, SagaDefinition, Step
-from orchestrator.entries import Direction, StepStarted, UnknownReason, UnwindingStarted
+from orchestrator.entries import (
+    Direction,
+    LateOutcomeRecorded,
+    StepStarted,
+    UnknownReason,
+    UnwindingStarted,
+)
 from orchestrator.state import PARKED, TERMINAL
 from orchestrator.state_machine import decide
 from tests.histories import COMPENSATE, FORWARD, History, doing, nothing, saga
@@ -210,7 +216,12 @@ class Simulation:
             forward = [name for name, direction in self.opened() if direction == FORWARD]
             assert not forward, f"{undoing} undone while {forward} runs"
             assert not any(run.direction == FORWARD for run in history.decision.runs)
-        for name in undoing:
+        reopened = {
+            each.entry.step
+            for each in history.log
+            if isinstance(each.entry, LateOutcomeRecorded)  # its undo begins when it must
+        }
+        for name in undoing - reopened:
             for other in undoing:
                 assert name not in _later(history.definition, other), (
                     f"{other} undone before {name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -10,7 +11,7 @@ from orchestrator.definition import Retry
 from orchestrator.entries import SagaParked, UnknownReason, UnwindingStarted
 from orchestrator.keys import key_of
 from orchestrator.state import State
-from orchestrator.state_machine import MAX_RETRY_AFTER_SECONDS, backoff
+from orchestrator.state_machine import MAX_RETRY_AFTER_SECONDS, backoff, decide
 from tests.histories import COMPENSATE, FORWARD, MORNING, QUICK, History, doing, saga
 
 RESERVE, PAY, SHIP = doing("reserve"), doing("pay"), doing("ship", pivot=True)
@@ -80,6 +81,34 @@ def test_a_retriable_failure_is_tried_again_after_a_pause_that_grows() -> None:
         for tries in (1, 2, 3, 7, 50)
     ]
     assert ceilings == pytest.approx([1, 2, 4, 60, 60], rel=0.05)
+
+
+@pytest.mark.parametrize("trouble", ["fails", "unknown", "crashes"])
+@pytest.mark.parametrize("direction", [FORWARD, COMPENSATE])
+def test_the_next_try_is_put_off_further_the_more_tries_there_were(
+    trouble: str, direction: str
+) -> None:
+    retry = Retry(max_attempts=99, base=timedelta(seconds=1), cap=timedelta(hours=9))
+    step = doing("pay", retry=retry, undo_retry=retry, max_crashes=99)
+    history = History(saga(step, SHIP))
+    if direction == COMPENSATE:
+        history.succeeds("pay").cancelled()
+    pauses = []
+    for _ in range(8):
+        getattr(history, trouble)("pay", direction)
+        pauses.append(mean_pause(history))
+    assert all(later > 1.3 * earlier for earlier, later in pairwise(pauses[1:]))
+    assert pauses[-1] > timedelta(seconds=40)
+
+
+def mean_pause(history: History) -> timedelta:
+    """How far ahead the one wanted try is, over many sagas: one alone has its luck."""
+    due = [
+        decide(history.definition, history.state, history.now, f"seed-{number}").runs[0].not_before
+        for number in range(200)
+    ]
+    pauses = [timedelta() if each is None else each - history.now for each in due]
+    return sum(pauses, timedelta()) / len(pauses)
 
 
 def test_the_same_attempt_always_gets_the_same_pause_and_another_saga_another_one() -> None:
@@ -213,6 +242,21 @@ def test_the_last_try_of_a_step_that_kills_workers_runs_alone() -> None:
 
 def test_poison_parks_instead_of_taking_down_more_workers() -> None:
     history = History(SHOP).crashes("reserve").crashes("reserve").crashes("reserve")
+    assert history.visible is State.STUCK
+    assert history.state.parked is not None
+    assert history.state.parked.reason == "poison"
+
+
+def test_only_the_very_last_try_runs_alone() -> None:
+    history = History(saga(doing("reserve", max_crashes=4)))
+    alone = [history.crashes("reserve").run("reserve").alone for _ in range(3)]
+    assert alone == [False, False, True]
+
+
+def test_a_transactional_step_that_kills_workers_is_poison_too() -> None:
+    history = History(saga(doing("reserve", transactional=True)))
+    for _ in range(3):
+        history.fails("reserve", crashed=True, spends_budget=False)
     assert history.visible is State.STUCK
     assert history.state.parked is not None
     assert history.state.parked.reason == "poison"
@@ -471,6 +515,35 @@ def test_the_undo_of_a_second_effect_can_be_exhausted() -> None:
         history.fails("pay", COMPENSATE)
     history.undoes("reserve")
     assert history.visible is State.FAILED_COMPENSATION
+
+
+@pytest.mark.parametrize("trouble", ["fails", "unknown", "crashes"])
+def test_the_undo_of_a_second_effect_has_a_budget_of_its_own(trouble: str) -> None:
+    history = History(SHOP).succeeds("reserve").crashes("pay")
+    history.succeeds("pay", reference="pay-2").cancelled()
+    history.late("pay", attempt=1, reference="pay-1")
+    for _ in range(2):
+        for _ in range(2):
+            getattr(history, trouble)("pay", COMPENSATE)
+        history.undoes("pay")
+    assert history.wants == ["undo reserve#1"]
+
+
+def test_the_effect_a_step_was_done_with_stays_its_own() -> None:
+    history = History(SHOP).succeeds("reserve").crashes("pay")
+    history.succeeds("pay", reference="pay-2", result="second").claims("ship")
+    history.late("pay", attempt=1, reference="pay-1")
+    counts = history.state.step("pay").effect
+    assert counts is not None
+    assert (counts.reference, counts.result) == ("pay-2", "second")
+
+
+def test_an_effect_that_was_heard_of_before_its_step_was_done_gives_way_to_the_steps_own() -> None:
+    history = History(SHOP).succeeds("reserve").crashes("pay").claims("pay")
+    history.late("pay", attempt=1, reference="pay-1").succeeds("pay", reference="pay-2")
+    counts = history.state.step("pay").effect
+    assert counts is not None
+    assert counts.reference == "pay-2"
 
 
 def test_a_late_effect_settles_a_step_that_is_still_wanted() -> None:

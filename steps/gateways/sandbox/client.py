@@ -197,11 +197,13 @@ def _amount_json(amount: Money) -> dict[str, object]:
 
 
 def _if_captured_before(error: PaymentStateError, request: CaptureRequest) -> ChargeResult:
-    """The same amount taken before, under whatever key, is what was asked for."""
+    """The same amount taken before, under whatever key, is what was asked for; given back, not."""
     existing = error.existing
-    if error.code == "already_captured" and existing and existing.captured == request.amount:
-        return existing
-    raise error
+    if error.code != "already_captured" or existing is None or existing.refunded.minor:
+        raise error
+    if existing.captured != request.amount:
+        raise error
+    return existing
 
 
 def _if_released_before(error: PaymentStateError) -> ChargeResult:

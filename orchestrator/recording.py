@@ -1,0 +1,278 @@
+"""Recording: how an attempt ended and what that leads to, whatever the database does meanwhile.
+
+The outcome, the decisions and the next attempt are one write. If the saga moved first, the outcome
+is appended alone; if the token is gone, it is kept as a late one. Nothing that happened is lost.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from orchestrator import outcomes
+from orchestrator.announcing import announce, error_of
+from orchestrator.claiming import Claim, started
+from orchestrator.context import Lease
+from orchestrator.doorbell import Doorbell, ring_each
+from orchestrator.entries import Entry, Outcome, Recorded, StepSucceeded
+from orchestrator.errors import LogUnavailableError, SagaNotFoundError
+from orchestrator.instrumentation import emit
+from orchestrator.leases import Leases
+from orchestrator.mover import RECORD_GRACE_SECONDS, RECORD_PAUSE_SECONDS, Mover
+from orchestrator.planning import (
+    ClaimInPlace,
+    Serves,
+    attempt_id,
+    due_in,
+    is_linear,
+    rings,
+    runs_in_place,
+    scheduled,
+)
+from orchestrator.state import SagaState, State
+from orchestrator.state_machine import decide
+from orchestrator.storage.database import Moved
+from orchestrator.storage.rows import Advance, AttemptId, Closing, Scheduled, Snapshot
+from orchestrator.storage.saga_log import SagaLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One write: the outcome and what follows; `next_claim` counts once it is committed."""
+
+    change: Advance
+    next_claim: Claim | None
+
+
+class Recorder:
+    """Records outcomes of claims and hands on.
+
+    Args:
+        owner: names this process in the log; asked anew after a fork.
+        drains: whether this process has begun to stop; then nothing goes on in place.
+    """
+
+    def __init__(
+        self,
+        log: SagaLog,
+        doorbell: Doorbell,
+        mover: Mover,
+        leases: Leases,
+        *,
+        owner: Callable[[], str],
+        drains: Callable[[], bool],
+    ) -> None:
+        self._log = log
+        self._doorbell = doorbell
+        self._mover = mover
+        self._leases = leases
+        self._owner = owner
+        self._drains = drains
+
+    def record(self, claim: Claim, outcome: Outcome, serves: Serves) -> Claim | None:
+        """Record an outcome and what it leads to, whatever the database does meanwhile."""
+        plan = self.plan(claim, outcome, serves)
+        until = max(claim.lease.ends_at, time.monotonic() + RECORD_GRACE_SECONDS)
+        in_doubt = False
+        while True:
+            try:
+                moved_on = self._log.advance(plan.change)
+            except Moved:
+                moved_on = False
+            except LogUnavailableError:
+                if time.monotonic() > until:
+                    raise
+                if is_recorded(self.read_patiently(claim, until), outcome):
+                    return self.hand_on(claim, plan)
+                in_doubt = True
+                time.sleep(RECORD_PAUSE_SECONDS)
+                continue
+            if moved_on:
+                return self.hand_on(claim, plan)
+            if in_doubt and is_recorded(self.read_patiently(claim, until), outcome):
+                return self.hand_on(claim, plan)  # our first write landed after we had read
+            self._record_fact(claim, outcome, until)
+            return None
+
+    def hand_back(self, claim: Claim, serves: Serves = lambda _queue: False) -> Claim | None:
+        """End an attempt whose step was not called: nothing of it counts."""
+        outcome = outcomes.released(claim.step, claim.attempt.direction, claim.attempt.number)
+        try:
+            return self.record(claim, outcome, serves)
+        finally:
+            self._leases.remove(claim.token)
+
+    def read_patiently(self, claim: Claim, until: float | None = None) -> Snapshot:
+        """Read the saga once Postgres answers again; nothing else can be done meanwhile."""
+        limit = time.monotonic() + RECORD_GRACE_SECONDS if until is None else until
+        pause = 0.05
+        while True:
+            try:
+                snapshot = self._log.read(claim.attempt.saga_id)
+            except LogUnavailableError:
+                if time.monotonic() > limit:
+                    raise
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+                continue
+            if snapshot is None:
+                raise SagaNotFoundError("saga vanished", saga_id=claim.attempt.saga_id)
+            return snapshot
+
+    def plan(self, claim: Claim, outcome: Outcome, serves: Serves) -> Plan:
+        """Decide what follows from `outcome`, were it recorded at the seq of the claim."""
+        now = claim.now()
+        saga_id = claim.attempt.saga_id
+        state = claim.state.apply(Recorded(seq=claim.state.seq + 1, at=now, entry=outcome))
+        decision = decide(claim.definition, state, now, str(saga_id))
+        rung_before = _scheduled_before(claim)
+        entries: list[Entry] = [outcome, *decision.entries]
+        in_place = None
+        if not self._drains():
+            in_place = runs_in_place(claim.definition, decision.runs, now, serves)
+        next_claim, schedule = None, []
+        for run in decision.runs:
+            if run is in_place:
+                right = ClaimInPlace(
+                    token=uuid.uuid4(),
+                    owner=self._owner(),
+                    lease_seconds=self._leases.length_seconds,
+                )
+                row = scheduled(claim.definition, run, now, claim=right)
+                schedule.append(row)
+                intent = started(attempt_id(saga_id, row), self._owner())
+                entries.append(intent)
+                seq = decision.state.seq + 1
+                state = decision.state.apply(Recorded(seq=seq, at=now, entry=intent))
+                next_claim = self._next_claim(claim, row, right.token, state, decision.visible)
+            else:
+                will_ring = attempt_id(saga_id, run) not in rung_before
+                schedule.append(scheduled(claim.definition, run, now, will_ring=will_ring))
+        current = None if next_claim is None else next_claim.attempt
+        return Plan(
+            next_claim=next_claim,
+            change=Advance(
+                saga_id=saga_id,
+                seq=claim.state.seq,
+                entries=entries,
+                state=decision.visible,
+                due_in_seconds=due_in(decision, now, claim.saga.state),
+                closing=closing_of(claim),
+                schedule=schedule,
+                current=None
+                if current is None
+                else (current.step, current.direction, current.number),
+                last_error=error_of(outcome),
+            ),
+        )
+
+    def _next_claim(
+        self, claim: Claim, row: Scheduled, token: UUID, state: SagaState, visible: State
+    ) -> Claim:
+        """The claim of the next attempt; it counts once the record is committed."""
+        asked = time.monotonic()
+        timeout = row.timeout_seconds
+        return Claim(
+            attempt=attempt_id(claim.attempt.saga_id, row),
+            token=token,
+            definition=claim.definition,
+            saga=replace(claim.saga, state=visible, seq=state.seq),
+            state=state,
+            lease=Lease(
+                valid_until=asked + min(self._leases.length_seconds, timeout),
+                ends_at=asked + timeout,
+            ),
+            claimed_at=claim.now(),
+            claimed_monotonic=asked,
+            alone=row.alone,
+        )
+
+    def hand_on(self, claim: Claim, plan: Plan) -> Claim | None:
+        """After the commit: tell, ring, and return the attempt that goes on in place."""
+        self._leases.remove(claim.token)
+        announce(claim.saga, plan.change.entries)
+        ring_each(
+            self._doorbell, rings(claim.definition, claim.attempt.saga_id, plan.change.schedule)
+        )
+        following = plan.next_claim
+        if following is not None:
+            self._leases.hold(following.attempt, following.token, following.lease)
+        return following
+
+    def _record_fact(self, claim: Claim, outcome: Outcome, until: float) -> None:
+        """The saga moved meanwhile: what happened is still a fact, if the token is still ours."""
+        while True:
+            try:
+                kept = self._log.append_outcome(
+                    closing_of(claim), outcome, last_error=error_of(outcome)
+                )
+            except Moved:
+                continue
+            except LogUnavailableError:
+                if time.monotonic() > until:
+                    raise
+                if is_recorded(self.read_patiently(claim), outcome):
+                    self._mover.look(claim.attempt.saga_id)
+                    return
+                time.sleep(RECORD_PAUSE_SECONDS)
+                continue
+            break
+        if kept:
+            self.announce_fact(claim, outcome)
+            self._mover.look(claim.attempt.saga_id)
+        elif not is_recorded(self.read_patiently(claim), outcome):
+            self.refuse(claim, outcome)
+
+    def announce_fact(self, claim: Claim, outcome: Outcome) -> None:
+        announce(claim.saga, (outcome,))
+
+    def refuse(self, claim: Claim, outcome: Outcome) -> None:
+        """The attempt was taken away: not the step's result, but not forgotten either."""
+        late = outcomes.late(outcome)
+        emit(
+            "saga.stale_result_refused",
+            saga_id=str(claim.attempt.saga_id),
+            step=claim.attempt.step,
+            direction=claim.attempt.direction,
+            attempt=claim.attempt.number,
+            outcome=late.outcome if late else "released",
+        )
+        if late is None or (claim.step.transactional and isinstance(outcome, StepSucceeded)):
+            return  # rolled back or never begun: nothing happened
+        self._mover.keep_late(claim.attempt.saga_id, late)
+
+
+def _scheduled_before(claim: Claim) -> set[AttemptId]:
+    """The attempts that were written down before `claim` ended; they need no second ring.
+
+    A guess is enough: the rows themselves are made to agree with the decision in the write.
+    """
+    if is_linear(claim.definition):
+        return set()
+    saga_id = claim.attempt.saga_id
+    before = decide(claim.definition, claim.state, claim.now(), str(saga_id)).runs
+    return {attempt_id(saga_id, run) for run in before}
+
+
+def closing_of(claim: Claim) -> Closing:
+    """Return what the record of a claim ends."""
+    return Closing(id=claim.attempt, token=claim.token)
+
+
+def is_recorded(snapshot: Snapshot, outcome: Outcome) -> bool:
+    """Whether the log already holds exactly this outcome: then it is our own, not a late one."""
+    return any(_mark(each.entry) == _mark(outcome) for each in snapshot.entries)
+
+
+def _mark(entry: Entry) -> tuple[object, ...]:
+    """What tells an attempt's outcome from what others record about it.
+
+    Not its values: Postgres gives a large float back as an integer.
+    """
+    if not isinstance(entry, Outcome):
+        return (type(entry),)
+    how = getattr(entry, "reason", None), getattr(entry, "crashed", None)
+    return type(entry), entry.step, entry.direction, entry.attempt, *how
