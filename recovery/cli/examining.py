@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from recovery.cli.failures import ExitCode, Failure, failure_of
-from recovery.cli.output import Output
+from recovery.cli.output import Output, counted
 from recovery.cli.session import Session, pass_session
 from recovery.doctor.checkup import checkup
 from recovery.doctor.findings import Finding, Verdict
@@ -35,7 +35,7 @@ def doctor_command(session: Session) -> None:
         counts[finding.verdict] += 1
         session.output.record(asdict(finding), _line(session.output, finding))
     if counts[Verdict.FAIL]:
-        raise Failure(f"{counts[Verdict.FAIL]} checks failed", ExitCode.FAILURE)
+        raise Failure(f"{counted(counts[Verdict.FAIL], 'check')} failed", ExitCode.FAILURE)
 
 
 def _line(output: Output, finding: Finding) -> str:

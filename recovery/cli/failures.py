@@ -1,17 +1,11 @@
-"""Exit codes, and which error ends with which: one line on stderr that says what to do.
-
-0  ok                        4  not allowed
-1  failure                   5  conflict: the wrong state, or a key in use
-2  usage                     6  a server that is needed cannot be reached
-3  not found               130  interrupted
-"""
+"""Exit codes, and which error ends with which: one line on stderr that says what to do."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 from enum import IntEnum
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import click
 import redis.exceptions
@@ -20,7 +14,6 @@ from kombu.exceptions import OperationalError as BrokerError
 from orchestrator.errors import (
     AmendsError,
     ConcurrentStartError,
-    DefinitionChangedError,
     IdempotencyConflictError,
     InvalidKeyError,
     PayloadError,
@@ -33,16 +26,25 @@ from workers.settings import SettingsError
 
 
 class ExitCode(IntEnum):
-    """What the shell sees."""
+    """What the shell sees. `meaning` is how help and documentation put it."""
 
-    OK = 0
-    FAILURE = 1
-    USAGE = 2
-    NOT_FOUND = 3
-    NOT_ALLOWED = 4
-    CONFLICT = 5
-    UNREACHABLE = 6
-    INTERRUPTED = 130
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        """Make a member that is the number `code`."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    OK = 0, "ok"
+    FAILURE = 1, "failure"
+    USAGE = 2, "usage, a wrong setting, a wrong payload"
+    NOT_FOUND = 3, "not found"
+    NOT_ALLOWED = 4, "not allowed"
+    CONFLICT = 5, "conflict: wrong state, key in use"
+    UNREACHABLE = 6, "a server that is needed cannot be reached"
+    INTERRUPTED = 130, "interrupted"
 
 
 class Failure(click.ClickException):
@@ -63,7 +65,6 @@ CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (IdempotencyConflictError, ExitCode.CONFLICT),
     (StateConflictError, ExitCode.CONFLICT),
     (ConcurrentStartError, ExitCode.CONFLICT),
-    (DefinitionChangedError, ExitCode.CONFLICT),
     (PayloadError, ExitCode.USAGE),
     (InvalidKeyError, ExitCode.USAGE),
     (SettingsError, ExitCode.USAGE),

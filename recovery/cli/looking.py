@@ -16,6 +16,7 @@ from recovery.cli.fields import split, typed
 from recovery.cli.finding import find_saga
 from recovery.cli.output import age
 from recovery.cli.saga_page import SagaPage
+from recovery.cli.saga_values import saga_values
 from recovery.cli.session import Session, pass_session
 
 COLUMNS = ("id", "saga", "key", "state", "step", "attempt", "age", "last_error")
@@ -73,7 +74,7 @@ def list_command(
 def show_command(session: Session, saga: str) -> None:
     """Show one saga, attempt by attempt.
 
-    Also what runs now, and the question when it is parked.
+    Also what runs or is scheduled now, and the question when it is parked.
 
     ID is an id, the beginning of one, or a key.
     """
@@ -136,21 +137,4 @@ def _list_counts(session: Session, saga: str | None, states: list[State] | None)
 
 
 def _row(saga: SagaSummary, now: datetime) -> dict[str, Any]:
-    return {
-        "id": saga.id,
-        "saga": saga.definition,
-        "version": saga.version,
-        "key": saga.key,
-        "state": saga.state,
-        "step": saga.step,
-        "direction": saga.direction,
-        "attempt": saga.attempt,
-        "last_error": saga.last_error,
-        "attributes": dict(saga.attributes),
-        "created_at": saga.created_at,
-        "updated_at": saga.updated_at,
-        "due_at": saga.due_at,
-        "deadline_at": saga.deadline_at,
-        "ended_at": saga.ended_at,
-        "age": age(now - saga.created_at),
-    }
+    return {**saga_values(saga), "age": age(now - saga.created_at)}

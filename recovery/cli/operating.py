@@ -18,15 +18,24 @@ def cancel_command(session: Session, saga: str, reason: str) -> None:
     """Ask for a saga to be taken back.
 
     What runs finishes first; then what was done is undone in reverse. Past the point of no return
-    the request has no effect. ID is an id, the beginning of one, or a key.
+    the request has no effect. To ask again changes nothing.
+
+    ID is an id, the beginning of one, or a key.
     """
     if not reason.strip():
         raise click.UsageError("--reason needs a reason; it is kept in the saga's log")
     found = find_saga(session.reads, saga)
     after = session.client.cancel(found.id, reason=reason, actor=_actor())
     session.output.record(
-        {"id": after.id, "key": after.key, "state": after.state, "cancel_requested": True},
-        f"asked for {after.definition} {after.key} ({after.id}) to be taken back",
+        {
+            "id": after.id,
+            "saga": after.definition,
+            "key": after.key,
+            "state": after.state,
+            "cancel_requested": True,
+        },
+        f"asked for {after.definition} {after.key} ({after.id}) to be taken back; "
+        f"it is {after.state}",
     )
 
 

@@ -65,6 +65,11 @@ def instant(moment: datetime) -> str:
     return text.replace("+00:00", "Z")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return ``1 check`` or ``2 checks``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def age(since: timedelta) -> str:
     """Return a duration in its largest unit, for a column."""
     seconds = max(0, int(since.total_seconds()))

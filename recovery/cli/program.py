@@ -29,17 +29,15 @@ VERBS = {
 }
 """Every verb and the module that holds it, imported when the verb is used."""
 
-EPILOG = """\b
-Exit codes:
-  0  ok               4  not allowed
-  1  failure          5  conflict (wrong state, key in use)
-  2  usage            6  database or broker cannot be reached
-  3  not found
-
+EPILOG = (
+    "\b\nExit codes:\n"
+    + "".join(f"{each.value:5}  {each.meaning}\n" for each in ExitCode)
+    + """
 \b
 Environment: AMENDS_DATABASE_URL, AMENDS_BROKER_URL, AMENDS_GATEWAY_URL, AMENDS_SAGAS, …
 Data goes to stdout, everything else to stderr; NO_COLOR is honoured.
 """
+)
 
 
 class Program(click.Group):

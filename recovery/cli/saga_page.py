@@ -11,13 +11,17 @@ from orchestrator.definition import SagaDefinition
 from orchestrator.entries import Json, Recorded, SagaParked, SagaStarted
 from orchestrator.storage.reads import AttemptRow, SagaSummary
 from recovery.cli.output import instant
+from recovery.cli.saga_values import saga_values
 from recovery.cli.shown_payload import shown
 from recovery.timeline import Line, timeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaPage:
-    """Everything `amends show` prints. `question` is what a parked saga asks."""
+    """Everything `amends show` prints.
+
+    `attempts` run or are scheduled; `question` is what a parked saga asks.
+    """
 
     saga: SagaSummary
     payload: Json
@@ -47,10 +51,10 @@ class SagaPage:
     def as_json(self) -> dict[str, Any]:
         """Return the page as one object."""
         return {
-            **asdict(self.saga),
+            **saga_values(self.saga),
             "payload": self.payload,
             "timeline": [asdict(each) for each in self.lines],
-            "open_attempts": [asdict(each) for each in self.attempts],
+            "attempts": [asdict(each) for each in self.attempts],
             "question": None if self.question is None else asdict(self.question),
         }
 
@@ -59,7 +63,7 @@ class SagaPage:
         saga = self.saga
         lines = [
             f"{saga.definition} v{saga.version}  {saga.key}  {saga.id}",
-            f"state    {saga.state}" + (f" since {instant(saga.updated_at)}"),
+            f"state    {saga.state} since {instant(saga.updated_at)}",
             f"started  {instant(saga.created_at)}",
         ]
         if saga.deadline_at is not None and not saga.is_terminal:
@@ -67,7 +71,7 @@ class SagaPage:
         lines.append(f"payload  {json.dumps(self.payload, ensure_ascii=False)}")
         lines += ["", *_columns([_texts(each) for each in self.lines])]
         if self.attempts:
-            lines += ["", "open attempts", *(f"  {_attempt(each)}" for each in self.attempts)]
+            lines += ["", "attempts", *(f"  {_attempt(each)}" for each in self.attempts)]
         if self.question is not None:
             lines += ["", f"parked: {self.question.reason}", f"  {self.question.question}"]
         return "\n".join(lines)

@@ -11,7 +11,6 @@ import click
 from orchestrator.client import SagaClient
 from orchestrator.coordinator import Coordinator
 from orchestrator.definition import Definitions
-from orchestrator.doorbell import SilentDoorbell
 from orchestrator.storage.database import Database
 from orchestrator.storage.reads import Reads
 from recovery.cli.output import Output
@@ -59,9 +58,9 @@ class Session:
 
     @cached_property
     def client(self) -> SagaClient:
-        bell = bootstrap.build_doorbell(self.settings)
-        silent = isinstance(bell, SilentDoorbell)
-        return SagaClient(self.engine, None if silent else bell, definitions=self.definitions)
+        return SagaClient(
+            self.engine, bootstrap.build_doorbell(self.settings), definitions=self.definitions
+        )
 
     @cached_property
     def coordinator(self) -> Coordinator:

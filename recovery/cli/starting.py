@@ -12,12 +12,20 @@ from orchestrator.definition import SagaDefinition
 from recovery.cli.bulk_start import BulkStart
 from recovery.cli.failures import ExitCode, Failure
 from recovery.cli.fields import split, typed
+from recovery.cli.output import counted
 from recovery.cli.row_files import RowFile
 from recovery.cli.session import Session, pass_session
 from steps.storage import stock
 
+EXAMPLES = """\b
+Examples:
+  amends start checkout --key A-1 --set order_id=A-1 --set customer_id=C-7 --set units=1 \\
+      --set amount_minor=1590 --set currency=EUR --set payment_method=tok_ok
+  amends start checkout --from orders.csv.gz --key order_id --set currency=EUR
+"""
 
-@click.command("start")
+
+@click.command("start", epilog=EXAMPLES)
 @click.argument("saga")
 @click.option(
     "--key",
@@ -42,16 +50,11 @@ def start_command(
     path: Path | None,
     limit: int | None,
 ) -> None:
-    r"""Start a saga, or one per row of a file.
+    """Start a saga, or one per row of a file.
 
     Starting is idempotent: the same key with the same payload is the same saga. A file that was
     interrupted is simply started again. Columns that are no payload fields are ignored, an empty
     cell is a field not given.
-
-    \b
-      amends start checkout --key A-1 --set order_id=A-1 --set customer_id=C-7 --set units=1 \
-          --set amount_minor=1590 --set currency=EUR --set payment_method=tok_ok
-      amends start checkout --from orders.csv.gz --key order_id --set currency=EUR
     """
     definition = session.definitions.latest(saga)
     values = _typed_settings(definition, settings)
@@ -109,7 +112,8 @@ def _start_file(
         report = bulk.report
         session.output.record(report.as_json(), str(report))
     if report.refused:
-        raise Failure(f"{report.refused} rows were refused", ExitCode.FAILURE)
+        was = "was" if report.refused == 1 else "were"
+        raise Failure(f"{counted(report.refused, 'row')} {was} refused", ExitCode.FAILURE)
 
 
 @click.command("restock")

@@ -1,4 +1,4 @@
-"""``amends sweep``: once for cron, every few seconds for a service, or beside a prefork worker."""
+"""``amends sweep``: every few seconds as a service, once for cron, or beside a prefork worker."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from workers import telemetry
     "interval_seconds",
     type=click.FloatRange(min=0.1),
     metavar="SECONDS",
-    help="Sweep for ever, with this pause.",
+    help="Instead of AMENDS_SWEEP_SECONDS.",
 )
 @click.option(
     "--beside",
     is_flag=True,
+    hidden=True,  # a prefork worker's own; nobody types it
     help="As the side process of a worker: reads `died OWNER` lines on stdin, ends with it.",
 )
 @pass_session
@@ -34,10 +35,9 @@ def sweep_command(
 ) -> None:
     """Put back on the road what nobody is moving.
 
-    Safe to run anywhere, any number of times at once.
+    Sweeps for ever, every AMENDS_SWEEP_SECONDS. Safe to run anywhere, any number of times at once.
+    Needs the broker, as a worker does.
     """
-    if once + beside + (interval_seconds is not None) == 0:
-        raise click.UsageError("say --once, --interval SECONDS or --beside")
     if once and (beside or interval_seconds is not None):
         raise click.UsageError("--once excludes --interval and --beside")
     session.settings.require_broker_url()  # a sweep that can ring nobody would only hold rows back

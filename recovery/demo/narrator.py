@@ -28,6 +28,9 @@ class Narrator(AbstractContextManager["Narrator"], Protocol):
     def say(self, text: str, *, ok: bool | None = None, **facts: Any) -> None:
         """Something happened; `facts` are for machines, `ok` marks a verdict."""
 
+    def command(self, line: str, **facts: Any) -> None:
+        """Something to type; on a line of its own, to be copied."""
+
     def progress(self, text: str, counts: Mapping[str, int]) -> None:
         """How far a long scene is; may be called often."""
 
@@ -57,6 +60,9 @@ class JsonNarrator:
     def say(self, text: str, *, ok: bool | None = None, **facts: Any) -> None:
         verdict = {} if ok is None else {"ok": ok}
         self._write("said", {"text": text, **verdict, **facts})
+
+    def command(self, line: str, **facts: Any) -> None:
+        self._write("command", {"text": line, **facts})
 
     def progress(self, text: str, counts: Mapping[str, int]) -> None:
         """Nothing: the end of the scene says the numbers."""
@@ -107,6 +113,9 @@ class TextNarrator:
         mark, style = marks[ok]
         seconds = Text(f"{time.monotonic() - self._began:6.1f} s  ", style="dim")
         self._console.print(seconds + Text(mark + text, style=style))
+
+    def command(self, line: str, **_facts: Any) -> None:
+        self._console.print(Text(line))
 
     def progress(self, text: str, counts: Mapping[str, int]) -> None:
         told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

@@ -132,17 +132,12 @@ class _Verdicts:
 
 def _keep(stage: Stage, narrator: Narrator) -> None:
     narrator.scene("+", "Everything keeps running until Ctrl-C. In another terminal:")
-    narrator.say(
-        f"export AMENDS_DATABASE_URL={stage.servers.database_url}",
-        database_url=stage.servers.database_url,
-    )
-    narrator.say(
-        f"export AMENDS_BROKER_URL={stage.servers.broker_url}", broker_url=stage.servers.broker_url
-    )
-    narrator.say(
-        f"export AMENDS_GATEWAY_URL={stage.gateway.base_url}", gateway_url=stage.gateway.base_url
-    )
-    narrator.say("amends list; amends show C-1; amends doctor")
+    database, broker = stage.servers.database_url, stage.servers.broker_url
+    gateway = stage.gateway.base_url
+    narrator.command(f"export AMENDS_DATABASE_URL={database}", database_url=database)
+    narrator.command(f"export AMENDS_BROKER_URL={broker}", broker_url=broker)
+    narrator.command(f"export AMENDS_GATEWAY_URL={gateway}", gateway_url=gateway)
+    narrator.command("amends list; amends show C-1; amends doctor")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

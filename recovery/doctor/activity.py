@@ -49,8 +49,8 @@ def sweepers(database: Database, settings: Settings) -> Iterator[Finding]:
         longest = timedelta(seconds=round(overdue.longest_seconds))
         yield warn(
             "sweeper",
-            f"{overdue.sagas} sagas are due and nobody looks at them, the oldest for {longest}",
-            "run `amends sweep --once` now, and `amends sweep --interval 5` or beat for good",
+            f"due, and nobody looks at them: {overdue.sagas}, the oldest for {longest}",
+            "run `amends sweep --once` now, and `amends sweep` or beat for good",
         )
     elif sweeping:
         yield ok("sweeper", f"{len(sweeping)} seen, nothing is overdue")
@@ -58,7 +58,7 @@ def sweepers(database: Database, settings: Settings) -> Iterator[Finding]:
         yield warn(
             "sweeper",
             "none seen, and nothing is overdue yet",
-            "schedule `amends sweep --once`, or run `amends sweep --interval 5` or beat",
+            "run `amends sweep` or beat, or schedule `amends sweep --once`",
         )
 
 
@@ -81,7 +81,7 @@ def sagas(database: Database, definitions: Definitions) -> Iterator[Finding]:
     if parked:
         yield warn(
             "parked sagas",
-            f"{parked} wait for a person",
+            f"in front of a person: {parked}",
             "`amends list --needs-attention`, then `amends show ID`",
         )
     else:

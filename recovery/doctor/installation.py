@@ -28,14 +28,14 @@ def python() -> Iterator[Finding]:
 def packages() -> Iterator[Finding]:
     """What Amends needs is installed, in versions that it knows."""
     try:
-        needed = [Requirement(each) for each in requires("amends") or ()]
+        declared = [Requirement(each) for each in requires("amends") or ()]
     except PackageNotFoundError:
         yield fail("packages", "amends is not installed", "pip install amends")
         return
+    needed = [each for each in declared if each.marker is None or each.marker.evaluate()]
     wrong = [
         f"{each.name} {found or 'is missing'} (wants {each.specifier})"
         for each in needed
-        if each.marker is None or each.marker.evaluate()
         if not each.specifier.contains((found := _version(each.name)) or "0", prereleases=True)
     ]
     if wrong:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from uuid import UUID
 
@@ -22,7 +22,6 @@ class Evidence:
     movements: Sequence[LedgerRow] = ()
     stock: Sequence[StockLevel] = ()
     reservations: Sequence[Reservation] = ()
-    requests_by_key: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def states(self) -> Mapping[UUID, SagaState | HistoryError]:

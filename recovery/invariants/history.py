@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.definition import Definitions, SagaDefinition
 from orchestrator.entries import (
     Direction,
+    LateOutcomeRecorded,
     Outcome,
     SagaCompensated,
     SagaCompleted,
@@ -19,9 +20,9 @@ from orchestrator.entries import (
 )
 from orchestrator.errors import HistoryError
 from orchestrator.state import SagaState, State, replay
-from orchestrator.state_machine import needs_undo
 from orchestrator.storage.histories import SagaHistory
 from recovery.invariants.evidence import Evidence, Violation
+from recovery.invariants.undoing import left_undone
 
 ENDS = (SagaCompleted, SagaCompensated, SagaResolved)
 
@@ -42,7 +43,7 @@ def check_histories(
         yield from _unwinds_once_nothing_is_open(saga)
         yield from _undoes_in_reverse(saga, definitions)
         yield from _settles_before_compensating(saga)
-        yield from _compensated_means_undone(saga, state, definitions)
+        yield from _compensated_means_undone(saga, definitions)
         if at_rest:
             yield from _is_at_rest(saga)
 
@@ -137,6 +138,8 @@ def _undoes_in_reverse(saga: SagaHistory, definitions: Definitions) -> Iterator[
         match recorded.entry:
             case StepStarted(direction=Direction.FORWARD, step=step):
                 effective.add(step)
+            case LateOutcomeRecorded(step=step):
+                ended.add(step)  # its undo may begin again at any time, also beside an earlier one
             case UndoSkipped(step=step):
                 ended.add(step)
             case StepSucceeded(direction=Direction.COMPENSATE, step=step):
@@ -168,13 +171,11 @@ def _all_after(definition: SagaDefinition[Any], step: str) -> list[str]:
     return found
 
 
-def _compensated_means_undone(
-    saga: SagaHistory, state: SagaState, definitions: Definitions
-) -> Iterator[Violation]:
+def _compensated_means_undone(saga: SagaHistory, definitions: Definitions) -> Iterator[Violation]:
     definition = definitions.by_hash(saga.definition_hash)
-    if definition is None or state.phase is not State.COMPENSATED:
+    if definition is None or saga.state is not State.COMPENSATED:
         return
-    left = [each.name for each in definition.steps if needs_undo(state.step(each.name), each)]
+    left = left_undone(saga.entries, definition.steps)
     if left:
         yield Violation(
             invariant="compensated means undone", subject=_name(saga), seen=f"{left} not undone"

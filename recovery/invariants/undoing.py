@@ -1,0 +1,124 @@
+"""Which steps a log leaves undone, told from its entries alone.
+
+Deliberately not the state machine's own answer: a judge that asks the code it judges finds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.definition import Kind, Step
+from orchestrator.entries import (
+    Direction,
+    LateOutcomeRecorded,
+    Recorded,
+    StepReleased,
+    StepSettled,
+    StepStarted,
+    StepSucceeded,
+    UndoSkipped,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """What one step did outside, and what of it was taken back.
+
+    Args:
+        effects: the seqs of known effects that no compensation accounts for, the oldest first.
+        references: the other side's names of all that were ever known.
+        ran: attempts whose function was called.
+        undo_began: the seq of the latest attempt to undo.
+        undone_at: the seq at which the latest undo that really undid something began.
+        was_undone: a compensation, its own or another step's, has answered for the step.
+    """
+
+    effects: list[int] = field(default_factory=list)
+    references: set[str | None] = field(default_factory=set)
+    ran: int = 0
+    undo_began: int = 0
+    undone_at: int = 0
+    was_undone: bool = False
+
+    def landed(self, seq: int, reference: str | None) -> None:
+        """Note an effect, unless one of that reference is known; without one it is the same."""
+        if self.references and (reference is None or reference in self.references):
+            return
+        self.references.add(reference)
+        self.effects.append(seq)
+
+    def undone(self, *, said_so: bool, reference: str | None = None) -> None:
+        """Note a compensation that ended: for the oldest effect it knew, or for what it found.
+
+        Args:
+            said_so: it undid something; else it met nothing, which of a known effect is no answer.
+            reference: the other side's name of what it did.
+        """
+        known = bool(self.effects) and self.effects[0] < self.undo_began
+        if known and not said_so:
+            return
+        if known:
+            del self.effects[0]
+        if said_so and (known or reference is not None):
+            self.undone_at = self.undo_began
+        self.was_undone = True
+
+    def spared(self, seq: int) -> None:
+        """Note that another step's undo, begun at `seq`, undid this step too."""
+        if seq:
+            self.effects = [each for each in self.effects if each > seq]
+            self.was_undone = True
+
+
+def left_undone(entries: Iterable[Recorded], steps: Iterable[Step]) -> list[str]:
+    """Return the steps that may have had an effect which no compensation accounts for.
+
+    A step that is not transactional may have had one as soon as it ran; a transactional step when
+    it succeeded. A pivot cannot be taken back, so its success is left over in any case.
+    """
+    accounts = _accounts(entries)
+    return [each.name for each in steps if each.name in accounts and _is_owed(each, accounts)]
+
+
+def _is_owed(step: Step, accounts: dict[str, Account]) -> bool:
+    account = accounts[step.name]
+    if step.compensation is None:
+        return step.kind is Kind.PIVOT and bool(account.effects)
+    may_have_left_something = account.ran > 0 and not step.transactional
+    return bool(account.effects) or (may_have_left_something and not account.was_undone)
+
+
+def _accounts(entries: Iterable[Recorded]) -> dict[str, Account]:
+    accounts: dict[str, Account] = {}
+
+    def of(step: str) -> Account:
+        return accounts.setdefault(step, Account())
+
+    for recorded in entries:
+        match recorded.entry:
+            case StepStarted(direction=Direction.FORWARD, step=step):
+                of(step).ran += 1
+            case StepReleased(direction=Direction.FORWARD, step=step):
+                of(step).ran -= 1
+            case (
+                StepSucceeded(direction=Direction.FORWARD, step=step, reference=reference)
+                | LateOutcomeRecorded(
+                    direction=Direction.FORWARD, outcome="succeeded", step=step, reference=reference
+                )
+                | StepSettled(
+                    direction=Direction.FORWARD, landed=True, step=step, reference=reference
+                )
+            ):
+                of(step).landed(recorded.seq, reference)
+            case StepStarted(direction=Direction.COMPENSATE, step=step):
+                of(step).undo_began = recorded.seq
+            case StepSucceeded(direction=Direction.COMPENSATE, step=step) as undo:
+                of(step).undone(said_so=undo.undone is not False, reference=undo.reference)
+            case StepSettled(direction=Direction.COMPENSATE, landed=True, step=step) as settled:
+                of(step).undone(said_so=True, reference=settled.reference or settled.by)
+            case UndoSkipped(step=step, undone_by=other):
+                of(step).spared(of(other).undone_at)
+            case _:
+                pass
+    return accounts
