@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -33,8 +34,9 @@ def engine(database: str) -> Iterator[Engine]:
 def empty(servers: RunningServers) -> Iterator[str]:
     """The URL of a database that nobody has migrated."""
     servers.postgres.start()
-    yield servers.postgres.create_database("never_migrated")
-    servers.postgres.drop_database("never_migrated")
+    name = f"never_migrated_{uuid4().hex[:8]}"
+    yield servers.postgres.create_database(name)
+    servers.postgres.drop_database(name)
 
 
 def differences(url: str) -> list[Any]:
