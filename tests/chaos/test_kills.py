@@ -76,7 +76,7 @@ def test_a_killed_child_of_a_prefork_worker(deployment: Deployment, size: Size) 
     at = time.time()
     os.kill(child, signal.SIGKILL)
     until(lambda: deployment.ended() == size.sagas + 1, what="the saga of the killed child")
-    deployment.judge.release()
+    deployment.release_held()
     deployment.wait_at_rest(30)
 
     quiet = deployment.recoveries([child], at)
@@ -120,7 +120,7 @@ def test_a_killed_worker(deployment: Deployment, size: Size) -> None:
         seconds=bound + SLACK_SECONDS,
         what="the sagas of the killed worker",
     )
-    deployment.judge.release()
+    deployment.release_held()
     deployment.wait_at_rest(60)
 
     quiet = deployment.recoveries([worker.pid], at)
