@@ -75,8 +75,8 @@ def give_up_all(coordinator: Coordinator) -> int:
     """Record for everything that runs here that nobody knows how it ended; return how many.
 
     The next sweep of any other worker goes on with it, without waiting for the lease; ringing here
-    could hang on a silent broker in the last seconds of this process. A step that returns after this finds its token gone, and its
-    outcome is kept as a late one.
+    could hang on a silent broker in the last seconds of this process. A step that returns after
+    this finds its token gone, and its outcome is kept as a late one.
     """
     return sum(_give_up(coordinator, each) for each in coordinator.leases.holdings)
 
