@@ -113,7 +113,7 @@ WHERE (t.saga_id, t.step, t.direction, t.number) = (r.saga_id, r.step, r.directi
 
 UNRING = """
 UPDATE amends.attempt t SET ring_at = clock_timestamp()
-    + make_interval(secs => coalesce(%(pause)s, least(2.0 ^ least(t.rung_count, 10), 60)))
+    + make_interval(secs => coalesce(%(pause)s, least(2.0 ^ least(t.rung_count, 10), 10)))
 FROM unnest(%(saga_ids)s::uuid[], %(steps)s::text[], %(directions)s::text[], %(numbers)s::int[])
     AS r(saga_id, step, direction, number)
 WHERE (t.saga_id, t.step, t.direction, t.number) = (r.saga_id, r.step, r.direction, r.number)
@@ -252,7 +252,7 @@ class Attempts:
     def unring(self, rings: Sequence[Ring], pause_seconds: float | None = None) -> None:
         """Note that these were not rung after all: look at them again after a pause.
 
-        Without a pause given: after one that doubles with every ring, up to a minute. Attempts that
+        Without a pause given: after one that doubles with every ring, up to 10 s. Attempts that
         are claimed, gone or not due are left as they are.
         """
         values = {**_named(rings), "pause": pause_seconds}
