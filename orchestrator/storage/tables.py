@@ -16,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Identity,
     Index,
     Integer,
     Interval,
@@ -54,6 +55,10 @@ saga = Table(
     Column("look_count", Integer, nullable=False, server_default=text("0")),
     Column("attributes", JSONB, nullable=False),
     Column("trace", JSONB),
+    Column("parent_id", Uuid),
+    Column("parent_step", Text),
+    Column("replay_of", Uuid),
+    Column("lock", Text),
     Column("step", Text),
     Column("direction", Text),
     Column("attempt", Integer),
@@ -72,8 +77,10 @@ saga = Table(
         name="saga_due_unless_terminal",
     ),
     CheckConstraint("seq > 0", name="saga_seq_positive"),
+    CheckConstraint("(parent_id IS NULL) = (parent_step IS NULL)", name="saga_parent_whole"),
     Index("saga_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     Index("saga_created", "created_at", "id"),
+    Index("saga_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
     Index(
         "saga_parked",
         "created_at",
@@ -95,7 +102,22 @@ saga_log = Table(
     Column("kind", Text, nullable=False),
     Column("data", JSONB, nullable=False),
     _instant("recorded_at", nullable=False, server_default=CLOCK),
+    Column(
+        "txid",
+        BigInteger,
+        nullable=False,
+        server_default=text("((pg_current_xact_id())::text)::bigint"),
+    ),
     CheckConstraint("seq > 0", name="saga_log_seq_positive"),
+    Index(
+        "saga_log_events",
+        "txid",
+        "saga_id",
+        "seq",
+        postgresql_where=text(
+            "kind LIKE 'Saga%' OR kind = 'UnwindingStarted' OR kind = 'CancelRequested'"
+        ),
+    ),
 )
 
 attempt = Table(
@@ -130,10 +152,64 @@ signal = Table(
     Column("key", Text, primary_key=True),
     Column("name", Text, primary_key=True),
     Column("dedup_id", Text, primary_key=True),
-    Column("arrival", BigInteger, nullable=False),
+    Column("arrival", BigInteger, Identity(), nullable=False),
     Column("payload", JSONB, nullable=False),
     _instant("received_at", nullable=False, server_default=CLOCK),
     _instant("delivered_at"),
+    Index(
+        "signal_undelivered",
+        "definition",
+        "key",
+        "arrival",
+        postgresql_where=text("delivered_at IS NULL"),
+    ),
+)
+
+semantic_lock = Table(
+    "semantic_lock",
+    metadata,
+    Column("saga_id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("position", BigInteger, Identity(), nullable=False),
+    Column("granted", Boolean, nullable=False, server_default=text("false")),
+    Index("semantic_lock_holder", "name", unique=True, postgresql_where=text("granted")),
+    Index("semantic_lock_line", "name", "position"),
+)
+
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("about", Text, nullable=False),
+    Column("saga_id", Uuid),
+    Column("data", JSONB, nullable=False),
+    _instant("raised_at", nullable=False, server_default=CLOCK),
+    _instant("due_at"),
+    Column("send_count", Integer, nullable=False, server_default=text("0")),
+    _instant("sent_at"),
+    Column("last_error", Text),
+    _instant("closed_at"),
+    Column("closed_by", Text),
+    CheckConstraint("(due_at IS NULL) = (closed_at IS NOT NULL)", name="alert_due_until_closed"),
+    UniqueConstraint("about", "kind", name="alert_about"),
+    Index("alert_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+)
+
+subscription = Table(
+    "subscription",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("txid", BigInteger, nullable=False, server_default=text("0")),
+    Column(
+        "saga_id",
+        Uuid,
+        nullable=False,
+        server_default=text("'00000000-0000-0000-0000-000000000000'::uuid"),
+    ),
+    Column("seq", Integer, nullable=False, server_default=text("0")),
+    _instant("created_at", nullable=False, server_default=CLOCK),
+    _instant("updated_at", nullable=False, server_default=CLOCK),
 )
 
 tombstone = Table(
