@@ -27,11 +27,30 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwaitSignal:
-    """Hold no worker until the signal arrives or the moment passes."""
+    """Hold no worker until the signal arrives or the moment passes; a timer has no signal."""
 
     step: str
-    signal: str
+    signal: str | None
     until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitLock:
+    """Begin only when the lock is granted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle:
+    """Take the step for not landed: its probe said so twice, late enough."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefuseCancel:
+    """Answer a cancel that came after the point of no return."""
+
+    pivot: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +80,13 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unpark:
+    """Go on: what was asked has been answered."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Complete:
     """Every step is done: end the saga."""
 
@@ -70,4 +96,16 @@ class Compensated:
     """Everything is undone: end the saga."""
 
 
-Action = RunStep | AwaitSignal | StartUnwinding | SkipUndo | Park | Complete | Compensated
+Action = (
+    RunStep
+    | AwaitSignal
+    | AwaitLock
+    | Settle
+    | RefuseCancel
+    | StartUnwinding
+    | SkipUndo
+    | Park
+    | Unpark
+    | Complete
+    | Compensated
+)

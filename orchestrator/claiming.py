@@ -16,13 +16,15 @@ from uuid import UUID
 
 from orchestrator.announcing import announce
 from orchestrator.context import Lease
-from orchestrator.definition import Definitions, SagaDefinition, Step
+from orchestrator.definition import SagaDefinition, Step
+from orchestrator.definitions import Definitions
 from orchestrator.entries import Recorded, StepStarted
 from orchestrator.errors import HistoryError, LogUnavailableError
+from orchestrator.folding import apply, replay
 from orchestrator.instrumentation import emit
 from orchestrator.leases import Leases
 from orchestrator.planning import attempt_id
-from orchestrator.state import SagaState, replay
+from orchestrator.state import SagaState
 from orchestrator.state_machine import decide
 from orchestrator.storage.database import Moved
 from orchestrator.storage.rows import AttemptId, SagaRow, Snapshot
@@ -107,7 +109,7 @@ class Claims:
             return None
         before = replay(claimed.entries)
         entry = started(attempt, self._owner())
-        state = before.apply(Recorded(seq=claimed.saga.seq, at=claimed.now, entry=entry))
+        state = apply(before, Recorded(seq=claimed.saga.seq, at=claimed.now, entry=entry))
         lease = self._leases.add(attempt, token, claimed.timeout_seconds, asked)
         claim = self._claim(
             attempt, token, claimed.saga, state, lease, claimed.now, asked, alone=claimed.alone

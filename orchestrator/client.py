@@ -16,7 +16,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from orchestrator.definition import Definitions, SagaDefinition
+from orchestrator.definition import SagaDefinition
+from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell, Ring, SilentDoorbell, ring_each
 from orchestrator.entries import CancelRequested, Json, Recorded, SagaStarted
 from orchestrator.errors import (
@@ -29,6 +30,7 @@ from orchestrator.errors import (
     StateConflictError,
     WaitTimeoutError,
 )
+from orchestrator.folding import apply
 from orchestrator.instrumentation import emit
 from orchestrator.payloads import (
     checked_key,
@@ -223,7 +225,7 @@ class SagaClient:
             trace=None if trace is None else checked_trace(trace),
         )
         moment = datetime.now(UTC)  # any moment serves: first steps are due at once
-        state = SagaState().apply(Recorded(seq=1, at=moment, entry=started))
+        state = apply(SagaState(), Recorded(seq=1, at=moment, entry=started))
         decision = decide(definition, state, moment, str(saga_id))
         return NewSaga(
             id=saga_id,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from uuid import UUID
 
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from orchestrator.entries import Json
 from orchestrator.errors import OutcomeUnknown, Retriable
@@ -45,6 +45,20 @@ class Effect:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NothingThere:
     """A compensation's answer that there was nothing to undo."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotLanded:
+    """A probe's answer: the other side was asked, and the step's effect is not there."""
+
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CannotTell:
+    """A probe's answer: the other side could not say whether the step's effect is there."""
+
+    why: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,14 +104,19 @@ class StepContext(Generic[P]):
         saga_id: the saga.
         saga_key: the business key it was started with.
         step: name of the step.
-        direction: ``forward`` or ``compensate``.
+        direction: ``forward``, ``compensate`` or ``probe``.
         attempt: number of this try, from 1; never part of an idempotency key.
         idempotency_key: the same for all attempts of this step; pass it to the other side.
+        step_key: the key under which the step itself acts, whichever direction runs.
         payload: the validated payload.
         results: what earlier steps returned, by step name, as JSON.
         effect: for a compensation, the effect it undoes, or None when none is known.
         connection: for a transactional step, the engine's connection; neither commit nor roll back.
         signal: payload of the signal that ended this step's wait, or None at its deadline.
+        waited: a wait of this step is over, by its signal or by its deadline.
+        now: the database's time when the attempt began.
+        asked_before: for a probe, how often it was already believed that nothing is there. Before
+            it is believed for good, ask in a way that no index lags behind, if there is one.
     """
 
     saga_id: UUID
@@ -107,14 +126,27 @@ class StepContext(Generic[P]):
     direction: str
     attempt: int
     idempotency_key: str
+    step_key: str
     payload: P
     results: Mapping[str, Json]
     effect: RecordedEffect | None
     signal: Json
+    now: datetime
     resources: Resources
     lease: Lease
+    waited: bool = False
+    asked_before: int = 0
     connection: Connection | None = None
     _sent: bool = False
+
+    def result(self, step: str, kind: type[R]) -> R:
+        """Return what an earlier step returned, as `kind` (a pydantic model, a dataclass, ...).
+
+        Raises:
+            KeyError: the step was skipped or has not run.
+            pydantic.ValidationError: it returned something else.
+        """
+        return TypeAdapter(kind).validate_python(self.results[step])
 
     def resource(self, protocol: type[R]) -> R:
         """Return the outside part that meets `protocol`, for example the payment gateway."""

@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import outcomes
 from orchestrator.claiming import Claim, Claims
 from orchestrator.context import Resources, StepContext
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell
 from orchestrator.entries import Direction, Outcome, StepFailed, StepSucceeded
 from orchestrator.errors import LogUnavailableError
-from orchestrator.keys import key_of
+from orchestrator.keys import key_of, step_key
 from orchestrator.leases import Gate, Leases
 from orchestrator.mover import Mover
 from orchestrator.payloads import read_back
@@ -120,9 +120,12 @@ class Coordinator:
 
     def _call(self, claim: Claim, connection: Connection | None) -> Outcome:
         step, attempt = claim.step, claim.attempt
-        undoing = attempt.direction == Direction.COMPENSATE
-        function = step.compensation if undoing else step.run
-        assert function is not None, "only steps with a compensation are unwound"
+        function = {
+            Direction.FORWARD: step.run,
+            Direction.COMPENSATE: step.compensation,
+            Direction.PROBE: step.probe,
+        }[Direction(attempt.direction)]
+        assert function is not None, "only what a step declares is asked for"
         try:
             context = self._context(claim, connection)
         except Exception as error:  # noqa: BLE001 - the step was not called: no effect
@@ -132,6 +135,8 @@ class Coordinator:
             return outcomes.released(step, attempt.direction, attempt.number)
         try:
             returned = function(context)
+            if attempt.direction == Direction.PROBE:
+                return outcomes.probed(step, attempt.number, returned)
             return outcomes.succeeded(step, attempt.direction, attempt.number, returned)
         except Exception as error:  # noqa: BLE001 - every way to end becomes one value
             return outcomes.raised(step, attempt.direction, attempt.number, error)
@@ -139,6 +144,7 @@ class Coordinator:
     def _context(self, claim: Claim, connection: Connection | None) -> StepContext[Any]:
         attempt, state, name = claim.attempt, claim.state, claim.attempt.step
         known = state.step(name)
+        undoing = attempt.direction == Direction.COMPENSATE
         return StepContext(
             saga_id=attempt.saga_id,
             definition=claim.saga.definition,
@@ -149,10 +155,14 @@ class Coordinator:
             idempotency_key=key_of(
                 state, claim.saga.definition, claim.saga.key, name, attempt.direction
             ),
+            step_key=step_key(state, claim.saga.definition, claim.saga.key, name),
             payload=read_back(claim.definition, state.payload),
             results={each: done.effect.result for each, done in state.steps.items() if done.effect},
-            effect=known.uncovered_effect if attempt.direction == Direction.COMPENSATE else None,
+            effect=state.effect_to_undo(name) if undoing else None,
             signal=None if known.signal is None else known.signal.payload,
+            waited=known.track(attempt.direction).waited,
+            now=claim.now(),
+            asked_before=len(known.denials),
             resources=self._resources,
             lease=claim.lease,
             connection=connection,

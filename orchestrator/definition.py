@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from orchestrator.errors import DefinitionError, Retriable, Terminal, UnknownDefinitionError
+from orchestrator.errors import DefinitionError, Retriable, Terminal
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -72,6 +72,9 @@ class Retry:
 UNDO_RETRY = Retry(max_attempts=10, base=timedelta(seconds=1), cap=timedelta(minutes=5))
 """Undoing is tried longer than doing: giving up needs a person."""
 
+PROBE_RETRY = Retry(max_attempts=10, base=timedelta(seconds=1), cap=timedelta(minutes=5))
+"""Asking costs nothing, and giving up needs a person."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -95,6 +98,10 @@ class Step:
     terminal_errors: tuple[type[BaseException], ...]
     retriable_errors: tuple[type[BaseException], ...]
     max_crashes: int
+    probe: Callable[..., Any] | None
+    probe_retry: Retry
+    lag: timedelta
+    key_life: timedelta | None
 
 
 def step(
@@ -118,6 +125,10 @@ def step(
     terminal_errors: Iterable[type[BaseException]] = (),
     retriable_errors: Iterable[type[BaseException]] = (),
     max_crashes: int = 4,
+    probe: Callable[..., Any] | None = None,
+    probe_retry: Retry = PROBE_RETRY,
+    lag: timedelta = timedelta(0),
+    key_life: timedelta | None = None,
 ) -> Step:
     """Describe one step.
 
@@ -143,6 +154,13 @@ def step(
         terminal_errors, retriable_errors: foreign exceptions that mean "no effect", final or not.
         max_crashes: attempts that took their worker down before the saga is parked; the last one
             runs alone in its process.
+        probe: called as ``probe(context)`` to ask whether the step took effect when no attempt was
+            told; returns an `Effect` (it did), `NotLanded` or `CannotTell`. Asked when the key may
+            not be used again: its budget of unknown tries is spent, or it is too old.
+        probe_retry: how often it may end without an answer before an operator is asked.
+        lag: how long the other side may not show what it has done already.
+        key_life: how long the other side remembers an idempotency key; None: for ever. Past half
+            of it an unknown attempt is never repeated, only probed. Zero: it knows no keys.
 
     Raises:
         DefinitionError: the parts contradict each other; the message says what to change.
@@ -163,6 +181,10 @@ def step(
         raise DefinitionError(f"step {name!r}: timeout must be positive and at most {MAX_TIMEOUT}")
     if max_crashes < 1:
         raise DefinitionError(f"step {name!r}: max_crashes must be 1 or more")
+    if probe is not None and (transactional or read_only):
+        raise DefinitionError(f"step {name!r} has no unknown effects outside; drop its probe")
+    if lag < timedelta(0) or (key_life is not None and key_life < timedelta(0)):
+        raise DefinitionError(f"step {name!r}: lag and key_life cannot be negative")
     if not queue or not queue.strip():
         raise DefinitionError(f"step {name!r}: queue is empty; leave it out for {DEFAULT_QUEUE!r}")
     return Step(
@@ -184,7 +206,45 @@ def step(
         terminal_errors=(Terminal, *terminal_errors),
         retriable_errors=(Retriable, *retriable_errors),
         max_crashes=max_crashes,
+        probe=probe,
+        probe_retry=probe_retry,
+        lag=lag,
+        key_life=key_life,
     )
+
+
+class Busy(StrEnum):
+    """What a start does while another saga is at work on the same thing."""
+
+    QUEUE = "queue"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """A semantic lock: one saga at a time is at work on a business thing (an order, a cart).
+
+    Args:
+        on: from the payload to the thing's name, at most 200 characters, for example ``cart/7``.
+            Definitions that name the same thing exclude each other.
+        busy: ``queue`` lets later sagas wait in the order of their starts; ``refuse`` refuses them.
+    """
+
+    on: Callable[[Any], str]
+    busy: Busy = Busy.QUEUE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """How parked sagas of an older version go on under this one.
+
+    Args:
+        renamed: new step names by old ones; a step that is not named keeps its name.
+        payload: from the old payload (JSON) to the new one; None keeps it.
+    """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    payload: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +258,8 @@ class SagaDefinition(Generic[P]):
         steps: in order; each comes after the one written before it unless it says ``after=``.
         attributes: payload fields by which sagas can be found (``order_id``).
         deadline: a saga that has not passed its pivot by then is taken back.
+        lock: what only one saga at a time may be at work on, until it has ended.
+        migrates: how parked sagas of older versions may go on under this one, by their version.
 
     Raises:
         DefinitionError: see the message for the fix.
@@ -209,6 +271,8 @@ class SagaDefinition(Generic[P]):
     steps: Sequence[Step]
     attributes: Sequence[str] = ()
     deadline: timedelta | None = None
+    lock: Lock | None = None
+    migrates: Mapping[int, Migration] = field(default_factory=dict)
     _by_name: Mapping[str, Step] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -323,57 +387,6 @@ class Saga(Generic[P]):
             DefinitionError: the definition is wrong; the message names the fix.
         """
         return SagaDefinition(**self._definition, steps=self._steps)
-
-
-class Definitions:
-    """The definitions this process can run, by name and version."""
-
-    def __init__(self, definitions: Iterable[SagaDefinition[Any]] = ()) -> None:
-        self._by_hash: dict[str, SagaDefinition[Any]] = {}
-        self._by_version: dict[tuple[str, int], SagaDefinition[Any]] = {}
-        for definition in definitions:
-            self._add(definition)
-
-    def _add(self, definition: SagaDefinition[Any]) -> None:
-        identity = (definition.name, definition.version)
-        known = self._by_version.get(identity)
-        if known is not None and known is not definition:
-            raise DefinitionError(f"{definition} is defined twice; give one of them a new version")
-        self._by_version[identity] = definition
-        self._by_hash[definition.hash] = definition
-
-    def __iter__(self) -> Any:
-        return iter(self._by_version.values())
-
-    def __len__(self) -> int:
-        return len(self._by_version)
-
-    @property
-    def hashes(self) -> list[str]:
-        """The hashes of all definitions, as a claim passes them to the database."""
-        return list(self._by_hash)
-
-    def by_hash(self, definition_hash: str) -> SagaDefinition[Any] | None:
-        """Return the definition of exactly that shape, or None when this process has it not."""
-        return self._by_hash.get(definition_hash)
-
-    def latest(self, name: str) -> SagaDefinition[Any]:
-        """Return the highest version of `name`.
-
-        Raises:
-            UnknownDefinitionError: nothing of that name is registered; the message lists what is.
-        """
-        versions = [version for known, version in self._by_version if known == name]
-        if not versions:
-            names = ", ".join(sorted({known for known, _ in self._by_version})) or "none"
-            raise UnknownDefinitionError(
-                f"no saga named {name!r}; registered: {names}. Set AMENDS_SAGAS to its module."
-            )
-        return self._by_version[name, max(versions)]
-
-    def version(self, name: str, version: int) -> SagaDefinition[Any] | None:
-        """Return that version of `name`, or None."""
-        return self._by_version.get((name, version))
 
 
 def _check(definition: SagaDefinition[Any]) -> None:

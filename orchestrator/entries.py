@@ -39,12 +39,27 @@ class UnknownReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaStarted:
-    """The saga exists. `skipped` are the steps whose condition was false for this payload."""
+    """The saga exists. `skipped` are the steps whose condition was false for this payload.
+
+    `lock` is what only one saga at a time may be at work on; the saga begins when it is granted.
+    `parent_id` and `parent_step`: the saga that waits for this one. `replay_of`: the ended saga
+    whose work this one does again.
+    """
 
     payload: Json
     skipped: list[str] = field(default_factory=list)
     deadline_seconds: float | None = None
     trace: dict[str, str] | None = None
+    lock: str | None = None
+    lock_granted: bool = False
+    parent_id: str | None = None
+    parent_step: str | None = None
+    replay_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaLockGranted:
+    """Nobody else is at work on what the saga locks any more: it begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,25 +125,52 @@ class StepReleased:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepWaiting:
-    """An attempt ended by waiting for `signal` until a moment."""
+    """An attempt ended by waiting until a moment, or before it for `signal` (None: a timer)."""
 
     step: str
     direction: str
     attempt: int
-    signal: str
     until: str
+    signal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepProbed:
+    """A probe was answered: the step landed, it did not, or (None) it could not be told."""
+
+    step: str
+    direction: str
+    attempt: int
+    landed: bool | None
+    why: str | None = None
+    result: Json = None
+    reference: str | None = None
+    movements: list[dict[str, Json]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSettled:
-    """An unknown was settled by asking: landed, not landed, or (None) nobody could tell."""
+    """What had been unknown is known: it landed, or it did not for good.
+
+    `by`: ``probe`` (it said twice, late enough, that nothing is there) or who answered for it.
+    """
 
     step: str
     direction: str
-    landed: bool | None
+    landed: bool
     by: str
     result: Json = None
     reference: str | None = None
+    movements: list[dict[str, Json]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSkipped:
+    """An operator decided that a step, or its undoing, is not needed: it counts as done."""
+
+    step: str
+    direction: str
+    by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +186,33 @@ class LateOutcomeRecorded:
     outcome: str
     result: Json = None
     reference: str | None = None
+    movements: list[dict[str, Json]] | None = None
     error: dict[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectReported:
+    """Somebody outside (`by`: a webhook, a reconciliation) proved an effect of the step."""
+
+    step: str
+    reference: str
+    by: str
+    result: Json = None
+    movements: list[dict[str, Json]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoFailed:
+    """An undo that had been accepted proved undone later: a refund that failed.
+
+    `reference` is the undo's own at the other side, or that of the effect it had undone.
+    """
+
+    step: str
+    reference: str
+    by: str
+    error: dict[str, Json] | None = None
+    movements: list[dict[str, Json]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +233,38 @@ class CancelRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRefused:
+    """The cancel came too late: the point of no return is behind."""
+
+    pivot: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoRequested:
+    """The saga's parent is taken back, so this one is too, even if it had completed."""
+
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorActed:
+    """An operator used a verb; written with what it does, in the same statement."""
+
+    verb: str
+    actor: str
+    reason: str
+    step: str | None = None
+    data: Json = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnwindingStarted:
-    """The one decision to take the saga back. `cause`: step_failed, cancelled, deadline or late."""
+    """The one decision to take the saga back.
+
+    `cause`: step_failed, cancelled, deadline, late or undo_requested; and second_effect, when a
+    completed saga takes back only what happened twice.
+    """
 
     cause: str
     step: str | None = None
@@ -191,6 +289,27 @@ class SagaParked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SagaUnparked:
+    """The question was answered: the saga goes on where it stopped.
+
+    `fresh`: steps whose budgets begin anew, because somebody asked for another try.
+    """
+
+    by: str
+    fresh: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaMigrated:
+    """The saga goes on under another version, whose steps are those of `renamed` (old to new)."""
+
+    version: int
+    definition_hash: str
+    payload: Json
+    renamed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SagaCompleted:
     """Every step is done."""
 
@@ -208,20 +327,29 @@ class SagaResolved:
     reason: str
 
 
-Outcome = StepSucceeded | StepFailed | StepUnknown | StepReleased | StepWaiting
+Outcome = StepSucceeded | StepFailed | StepUnknown | StepReleased | StepWaiting | StepProbed
 """How one attempt ended."""
 
 Entry = (
     SagaStarted
+    | SagaLockGranted
     | StepStarted
     | Outcome
     | StepSettled
+    | StepSkipped
     | LateOutcomeRecorded
+    | EffectReported
+    | UndoFailed
     | SignalReceived
     | CancelRequested
+    | CancelRefused
+    | UndoRequested
+    | OperatorActed
     | UnwindingStarted
     | UndoSkipped
     | SagaParked
+    | SagaUnparked
+    | SagaMigrated
     | SagaCompleted
     | SagaCompensated
     | SagaResolved
@@ -231,19 +359,29 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = {
     each.__name__: each
     for each in (
         SagaStarted,
+        SagaLockGranted,
         StepStarted,
         StepSucceeded,
         StepFailed,
         StepUnknown,
         StepReleased,
         StepWaiting,
+        StepProbed,
         StepSettled,
+        StepSkipped,
         LateOutcomeRecorded,
+        EffectReported,
+        UndoFailed,
         SignalReceived,
         CancelRequested,
+        CancelRefused,
+        UndoRequested,
+        OperatorActed,
         UnwindingStarted,
         UndoSkipped,
         SagaParked,
+        SagaUnparked,
+        SagaMigrated,
         SagaCompleted,
         SagaCompensated,
         SagaResolved,

@@ -155,10 +155,11 @@ class Wait(StepError):  # noqa: N818
     """Nothing more to do until a signal arrives or a moment passes; no worker is held.
 
     The step runs again as a new attempt, with the signal in its context, or None after `until`.
+    Without a signal it is a timer.
     """
 
-    def __init__(self, signal: str, until: datetime, message: str = "") -> None:
-        super().__init__(message or f"waiting for {signal}", code="waiting")
+    def __init__(self, signal: str | None, until: datetime, message: str = "") -> None:
+        super().__init__(message or f"waiting for {signal or until}", code="waiting")
         if until.tzinfo is None:
             raise ValueError("Wait.until must be an aware datetime")
         self.signal = signal

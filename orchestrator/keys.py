@@ -21,19 +21,27 @@ def forward_key(definition: str, saga_key: str, step: str, generation: int = 1) 
     return f"{definition}-{step}-{_digest(*parts)}"
 
 
-def undo_key(forward: str, reference: str | None) -> str:
+def undo_key(forward: str, reference: str | None, generation: int = 1) -> str:
     """Return the key under which a compensation acts on the effect of that reference."""
-    return f"undo-{_digest(forward, reference or '')}"
+    parts = [forward, reference or ""]
+    if generation > 1:
+        parts.append(f"generation {generation}")
+    return f"undo-{_digest(*parts)}"
+
+
+def step_key(state: SagaState, definition: str, saga_key: str, step: str) -> str:
+    """Return the key under which the step acts, whichever direction asks."""
+    return forward_key(definition, saga_key, step, state.step(step).generation)
 
 
 def key_of(state: SagaState, definition: str, saga_key: str, step: str, direction: str) -> str:
-    """Return the key of the attempt that `state` asks for next."""
-    known = state.step(step)
-    forward = forward_key(definition, saga_key, step, known.generation)
+    """Return the key of the attempt that `state` asks for next; a probe asks for the step's."""
+    forward = step_key(state, definition, saga_key, step)
     if direction != Direction.COMPENSATE:
         return forward
-    effect = known.uncovered_effect
-    return undo_key(forward, effect.reference if effect else None)
+    effect = state.effect_to_undo(step)
+    generation = state.step(step).undo_generation
+    return undo_key(forward, effect.reference if effect else None, generation)
 
 
 def _digest(*parts: str) -> str:

@@ -14,19 +14,20 @@ from uuid import UUID
 
 from orchestrator import outcomes
 from orchestrator.announcing import announce, error_of
-from orchestrator.definition import Definitions, SagaDefinition
+from orchestrator.definition import SagaDefinition
+from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell, ring_each
 from orchestrator.entries import (
-    Direction,
     Entry,
     LateOutcomeRecorded,
     Recorded,
     UnknownReason,
 )
 from orchestrator.errors import LogUnavailableError
+from orchestrator.folding import apply, replay
 from orchestrator.instrumentation import emit
 from orchestrator.planning import attempt_id, due_in, next_look, rings, scheduled
-from orchestrator.state import PARKED, SagaState, State, replay
+from orchestrator.state import PARKED, SagaState, State
 from orchestrator.state_machine import Decision, decide
 from orchestrator.storage.database import Locked, Moved
 from orchestrator.storage.rows import Advance, Closing, OpenAttempt, Snapshot
@@ -226,7 +227,7 @@ def _reconciled(
     """Return the write that adds `facts`, what they lead to, and makes the attempt rows agree."""
     saga_id = snapshot.saga.id
     for entry in facts.entries:
-        state = state.apply(Recorded(seq=state.seq + 1, at=snapshot.now, entry=entry))
+        state = apply(state, Recorded(seq=state.seq + 1, at=snapshot.now, entry=entry))
     decision = decide(definition, state, snapshot.now, str(saga_id))
     unclaimed = {each.id for each in snapshot.attempts if each.token is None}
     wanted = {attempt_id(saga_id, run): run for run in decision.runs}
@@ -257,8 +258,8 @@ def _lost(definition: SagaDefinition[Any], snapshot: Snapshot, state: SagaState)
     rows = {(each.id.step, each.id.direction, each.id.number) for each in snapshot.attempts}
     lost: list[Entry] = []
     for name, step in state.steps.items():
-        for direction in (Direction.FORWARD, Direction.COMPENSATE):
-            number = step.track(direction).open_attempt
+        for direction, track in step.tracks:
+            number = track.open_attempt
             if number is not None and (name, direction.value, number) not in rows:
                 step_definition = definition.step(name)
                 lost.append(

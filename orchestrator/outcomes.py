@@ -6,10 +6,10 @@ steps.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from orchestrator.context import Effect, NothingThere
+from orchestrator.context import CannotTell, Effect, NothingThere, NotLanded
 from orchestrator.definition import Step
 from orchestrator.entries import (
     Direction,
@@ -17,6 +17,7 @@ from orchestrator.entries import (
     LateOutcomeRecorded,
     Outcome,
     StepFailed,
+    StepProbed,
     StepReleased,
     StepSucceeded,
     StepUnknown,
@@ -57,31 +58,63 @@ def succeeded(step: Step, direction: str, attempt: int, returned: Any) -> StepSu
     effect = returned if isinstance(returned, Effect) else Effect(value=returned)
     if isinstance(returned, NothingThere):
         effect = Effect()
-    result = to_json(effect.value)
-    reference = None if effect.reference is None else printable(str(effect.reference))
-    movements = to_json([asdict(each) for each in effect.movements])
-    if len(canonical([result, reference, movements])) > MAX_BYTES:
-        raise PayloadError(f"the result of {step.name} is larger than {MAX_BYTES:,} bytes")
     return StepSucceeded(
         step=step.name,
         direction=direction,
         attempt=attempt,
-        result=result,
-        reference=reference,
-        movements=movements or None,
+        **told(step.name, effect),
         undone=not isinstance(returned, NothingThere) if undoing else None,
     )
+
+
+def told(name: str, effect: Effect) -> dict[str, Any]:
+    """Return the fields by which an entry tells of an effect.
+
+    Raises:
+        PayloadError: they are not JSON, or larger than 64 kB together.
+    """
+    result = to_json(effect.value)
+    reference = None if effect.reference is None else printable(str(effect.reference))
+    movements = to_json([asdict(each) for each in effect.movements])
+    if len(canonical([result, reference, movements])) > MAX_BYTES:
+        raise PayloadError(f"the result of {name} is larger than {MAX_BYTES:,} bytes")
+    return {"result": result, "reference": reference, "movements": movements or None}
+
+
+def probed(step: Step, attempt: int, returned: Any) -> StepProbed:
+    """Return the entry for what a probe answered.
+
+    Raises:
+        PayloadError: the effect it found is not JSON or larger than 64 kB.
+        TypeError: it returned something that is no answer.
+    """
+    answer: dict[str, Any]
+    match returned:
+        case Effect():
+            answer = {"landed": True, **told(step.name, returned)}
+        case NotLanded(why=why):
+            answer = {"landed": False, "why": why and printable(why)[:MAX_MESSAGE]}
+        case CannotTell(why=why):
+            answer = {"landed": None, "why": why and printable(why)[:MAX_MESSAGE]}
+        case _:
+            raise TypeError(
+                f"the probe of {step.name} returned {type(returned).__name__}; "
+                "return an Effect, NotLanded or CannotTell"
+            )
+    return StepProbed(step=step.name, direction=Direction.PROBE, attempt=attempt, **answer)
 
 
 def raised(step: Step, direction: str, attempt: int, error: BaseException) -> Outcome:
     """Return the entry for an exception out of a step's function."""
     match error:
-        case Wait() if direction == Direction.FORWARD:
+        case _ if direction == Direction.PROBE:
+            return _retriable(step, direction, attempt, error)
+        case Wait():
             return StepWaiting(
                 step=step.name,
                 direction=direction,
                 attempt=attempt,
-                signal=printable(str(error.signal)),
+                signal=None if error.signal is None else printable(str(error.signal)),
                 until=error.until.isoformat(),
             )
         case _ if step.transactional and is_contention(error):
@@ -118,7 +151,7 @@ def given_up(step: Step, direction: str, attempt: int, reason: UnknownReason) ->
 
     A step that leaves no trace outside, or whose writes died with its transaction, had no effect.
     """
-    if not (step.transactional or step.read_only):
+    if not (step.transactional or step.read_only or direction == Direction.PROBE):
         return StepUnknown(step=step.name, direction=direction, attempt=attempt, reason=reason)
     return StepFailed(
         step=step.name,
@@ -139,21 +172,21 @@ def released(step: Step, direction: str, attempt: int) -> StepReleased:
 def late(outcome: Outcome) -> LateOutcomeRecorded | None:
     """Return the entry for an outcome that came after its attempt was taken away.
 
-    None for a hand-back: nothing was done, so there is nothing to keep.
+    None for a hand-back or a probe: nothing was done, so there is nothing to keep.
     """
-    if isinstance(outcome, StepReleased):
+    if isinstance(outcome, StepReleased | StepProbed) or outcome.direction == Direction.PROBE:
         return None
-    result = outcome.result if isinstance(outcome, StepSucceeded) else None
-    reference = outcome.reference if isinstance(outcome, StepSucceeded) else None
-    return LateOutcomeRecorded(
-        step=outcome.step,
-        direction=outcome.direction,
-        attempt=outcome.attempt,
-        outcome=_WORDS[type(outcome)],
-        result=result,
-        reference=reference,
-        error=outcome.error if isinstance(outcome, StepFailed | StepUnknown) else None,
+    word = _WORDS[type(outcome)]
+    late = LateOutcomeRecorded(
+        step=outcome.step, direction=outcome.direction, attempt=outcome.attempt, outcome=word
     )
+    match outcome:
+        case StepSucceeded(result=result, reference=reference, movements=movements):
+            return replace(late, result=result, reference=reference, movements=movements)
+        case StepFailed(error=error) | StepUnknown(error=error):
+            return replace(late, error=error)
+        case _:
+            return late
 
 
 def described(error: BaseException) -> dict[str, Json]:

@@ -19,6 +19,7 @@ from orchestrator.context import Lease
 from orchestrator.doorbell import Doorbell, ring_each
 from orchestrator.entries import Entry, Outcome, Recorded, StepSucceeded
 from orchestrator.errors import LogUnavailableError, SagaNotFoundError
+from orchestrator.folding import apply
 from orchestrator.instrumentation import emit
 from orchestrator.leases import Leases
 from orchestrator.mover import RECORD_GRACE_SECONDS, RECORD_PAUSE_SECONDS, Mover
@@ -126,7 +127,7 @@ class Recorder:
         """Decide what follows from `outcome`, were it recorded at the seq of the claim."""
         now = claim.now()
         saga_id = claim.attempt.saga_id
-        state = claim.state.apply(Recorded(seq=claim.state.seq + 1, at=now, entry=outcome))
+        state = apply(claim.state, Recorded(seq=claim.state.seq + 1, at=now, entry=outcome))
         decision = decide(claim.definition, state, now, str(saga_id))
         rung_before = _scheduled_before(claim)
         entries: list[Entry] = [outcome, *decision.entries]
@@ -146,7 +147,7 @@ class Recorder:
                 intent = started(attempt_id(saga_id, row), self._owner())
                 entries.append(intent)
                 seq = decision.state.seq + 1
-                state = decision.state.apply(Recorded(seq=seq, at=now, entry=intent))
+                state = apply(decision.state, Recorded(seq=seq, at=now, entry=intent))
                 next_claim = self._next_claim(claim, row, right.token, state, decision.visible)
             else:
                 will_ring = attempt_id(saga_id, run) not in rung_before

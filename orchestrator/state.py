@@ -1,7 +1,4 @@
-"""What a saga's log says about it: the fold of its entries, as a plain value.
-
-`replay` folds a whole log, `SagaState.apply` one more entry. Both refuse a history that the state
-machine could not have produced, so a damaged or forged log is noticed where it is read.
+"""What a saga's log says about it, as a plain value. `orchestrator.folding` makes it.
 
 Saga phases, and the entries that change them (the table is `PHASES`):
 
@@ -9,14 +6,17 @@ Saga phases, and the entries that change them (the table is `PHASES`):
       │  │                          │        ▲                                  │
       │  └─SagaParked─▶ stuck       │        └────UnwindingStarted (late)───────┘
       └─SagaCompleted─▶ completed   └─SagaParked─▶ failed_compensation
-                                                          any parked ──SagaResolved──▶ resolved
+
+    completed ──UnwindingStarted──▶ compensating    an effect too many, or the parent is taken back
+    any parked ──SagaUnparked──▶ where it was       the question was answered
+    any but an ended one ──SagaResolved──▶ resolved an operator closed it
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -25,26 +25,16 @@ from orchestrator.entries import (
     Direction,
     Entry,
     Json,
-    LateOutcomeRecorded,
-    Recorded,
+    Outcome,
     SagaCompensated,
     SagaCompleted,
     SagaParked,
     SagaResolved,
-    SagaStarted,
+    SagaUnparked,
     SignalReceived,
-    StepFailed,
-    StepReleased,
-    StepSettled,
-    StepStarted,
-    StepSucceeded,
-    StepUnknown,
-    StepWaiting,
-    UndoSkipped,
-    UnknownReason,
+    UndoRequested,
     UnwindingStarted,
 )
-from orchestrator.errors import HistoryError
 
 
 class State(StrEnum):
@@ -63,15 +53,27 @@ class State(StrEnum):
 PARKED = frozenset({State.FAILED_COMPENSATION, State.STUCK})
 TERMINAL = frozenset({State.COMPLETED, State.COMPENSATED, State.RESOLVED})
 
+SECOND_EFFECT = "second_effect"
+"""Cause of an unwinding that takes back only what happened twice."""
+
+UNDO_REQUESTED = "undo_requested"
+"""Cause of an unwinding that the saga's parent asked for."""
+
 PHASES: Mapping[tuple[State, type[Entry]], State | None] = MappingProxyType(
     {
         (State.RUNNING, UnwindingStarted): State.COMPENSATING,
         (State.RUNNING, SagaCompleted): State.COMPLETED,
         (State.RUNNING, SagaParked): None,  # the entry names the state
+        (State.RUNNING, SagaResolved): State.RESOLVED,
         (State.COMPENSATING, SagaCompensated): State.COMPENSATED,
+        (State.COMPENSATING, SagaCompleted): State.COMPLETED,  # after a second effect only
         (State.COMPENSATING, SagaParked): None,
+        (State.COMPENSATING, SagaResolved): State.RESOLVED,
         (State.COMPENSATED, UnwindingStarted): State.COMPENSATING,
+        (State.COMPLETED, UnwindingStarted): State.COMPENSATING,
+        (State.STUCK, SagaUnparked): None,  # back to where it was parked
         (State.STUCK, SagaResolved): State.RESOLVED,
+        (State.FAILED_COMPENSATION, SagaUnparked): None,
         (State.FAILED_COMPENSATION, SagaResolved): State.RESOLVED,
     }
 )
@@ -80,12 +82,21 @@ PHASES: Mapping[tuple[State, type[Entry]], State | None] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEffect:
-    """Something a step did outside: the log's seq, the other side's reference and the result."""
+    """Something a step did outside.
+
+    Args:
+        seq: where the log tells of it.
+        reference: the other side's name for it.
+        covered: a compensation accounts for it.
+        undo_reference: the other side's name for what undid it.
+    """
 
     seq: int
     attempt: int
     reference: str | None = None
     result: Json = None
+    covered: bool = False
+    undo_reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +107,8 @@ class Track:
         attempts: the highest attempt number that was started.
         released: attempts that were handed back before the step was called.
         open_attempt: the attempt that runs now.
-        started_seq: the seq at which the latest attempt was started.
+        started_seq, started_at: where and when the latest attempt was started.
+        key_since: when the first attempt under the present idempotency key was started.
         failures: attempts without effect that spent the budget.
         unknowns: attempts of unknown outcome that were not a crash.
         crashes: attempts that took their worker down or lost their lease.
@@ -105,33 +117,39 @@ class Track:
         last: how it ended.
         failed: it ended for good, without effect.
         done: it ended for good, well.
+        waited: the latest attempt follows a wait that is over.
     """
 
     attempts: int = 0
     released: int = 0
     open_attempt: int | None = None
     started_seq: int = 0
+    started_at: datetime | None = None
+    key_since: datetime | None = None
     failures: int = 0
     unknowns: int = 0
     crashes: int = 0
     unsettled: bool = False
     ended_at: datetime | None = None
-    last: StepSucceeded | StepFailed | StepUnknown | StepReleased | StepWaiting | None = None
+    last: Outcome | None = None
     failed: bool = False
     done: bool = False
+    waited: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepState:
-    """How one step stands: doing, undoing, its known effects and what was heard about it.
+    """How one step stands: doing, undoing, asking, its known effects and what was heard about it.
 
     Args:
         effect: the known effect that counts as the step's, or None: the one it was done with.
             Steps after it have worked with that one; what is heard of later is only to be undone.
-        undone_seq: effects logged up to this seq are accounted for by a compensation.
+        denials: when the probes were started that said, since the latest attempt, "not there".
+        undone_seq: how far a compensation of the step accounts for its log.
         undone: the compensation really undid something: a known effect, or one it found itself.
+        undo_reference: the other side's name for what an undo found itself and undid.
         generation: which idempotency key the step uses; it rises only when the key before was
-            settled as not landed for good.
+            settled as not landed for good. `undo_generation`: the same for its undoing.
         signals_used: how many signals of each name were already delivered to it.
         signal: the signal that ended its latest wait, for all attempts up to the next wait; None
             when the wait ended by its deadline.
@@ -139,20 +157,19 @@ class StepState:
 
     forward: Track = Track()
     undo: Track = Track()
+    probe: Track = Track()
     effects: tuple[RecordedEffect, ...] = ()
     effect: RecordedEffect | None = None
     skipped: bool = False
+    denials: tuple[datetime, ...] = ()
     undone_seq: int = 0
     undone: bool = False
     undone_by: str | None = None
+    undo_reference: str | None = None
     generation: int = 1
+    undo_generation: int = 1
     signals_used: Mapping[str, int] = field(default_factory=dict)
     signal: SignalReceived | None = None
-
-    @property
-    def uncovered_effect(self) -> RecordedEffect | None:
-        """The oldest effect that no compensation accounts for: what the next undo is for."""
-        return next((each for each in self.effects if each.seq > self.undone_seq), None)
 
     @property
     def is_done(self) -> bool:
@@ -160,13 +177,33 @@ class StepState:
         return self.skipped or (bool(self.effects) and self.forward.open_attempt is None)
 
     @property
-    def has_uncovered_effect(self) -> bool:
-        """Whether there is an effect that no compensation accounts for."""
-        return bool(self.effects) and self.effects[-1].seq > self.undone_seq
+    def uncovered_effect(self) -> RecordedEffect | None:
+        """The oldest effect that no compensation accounts for."""
+        return next((each for each in self.effects if not each.covered), None)
+
+    @property
+    def second_effect(self) -> RecordedEffect | None:
+        """The oldest uncovered effect beside the one that counts as the step's."""
+        counts = None if self.effect is None else self.effect.seq
+        return next((e for e in self.effects if not e.covered and e.seq != counts), None)
 
     def track(self, direction: str) -> Track:
-        """Return the doing or the undoing."""
-        return self.undo if direction == Direction.COMPENSATE else self.forward
+        """Return the doing, the undoing or the asking."""
+        if direction == Direction.FORWARD:
+            return self.forward
+        return self.undo if direction == Direction.COMPENSATE else self.probe
+
+    @property
+    def tracks(self) -> Iterator[tuple[Direction, Track]]:
+        """Each direction with how the step stands in it."""
+        yield Direction.FORWARD, self.forward
+        yield Direction.COMPENSATE, self.undo
+        yield Direction.PROBE, self.probe
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an attempt of it runs now."""
+        return any(track.open_attempt is not None for _, track in self.tracks)
 
 
 _FRESH = StepState()
@@ -174,7 +211,12 @@ _FRESH = StepState()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaState:
-    """A saga at one seq of its log."""
+    """A saga at one seq of its log.
+
+    Args:
+        lock: what it locks; it does not begin before `lock_granted`.
+        parked_from: the phase to go on in when the question of `parked` is answered.
+    """
 
     seq: int = 0
     phase: State = State.RUNNING
@@ -182,263 +224,41 @@ class SagaState:
     payload: Json = None
     deadline_at: datetime | None = None
     trace: Mapping[str, str] | None = None
+    lock: str | None = None
+    lock_granted: bool = False
+    parent_id: str | None = None
     cancel: CancelRequested | None = None
+    is_cancel_refused: bool = False
+    undo_request: UndoRequested | None = None
     unwinding: UnwindingStarted | None = None
     signals: Mapping[str, tuple[SignalReceived, ...]] = field(default_factory=dict)
     parked: SagaParked | None = None
+    parked_from: State = State.RUNNING
 
     def step(self, name: str) -> StepState:
         """Return how the step stands; a step nothing happened to is fresh."""
         return self.steps.get(name, _FRESH)
 
+    def effect_to_undo(self, name: str) -> RecordedEffect | None:
+        """The known effect that the next undo of the step is for."""
+        step = self.step(name)
+        return step.second_effect if self.undoes_second_effects_only else step.uncovered_effect
+
+    @property
+    def undoes_second_effects_only(self) -> bool:
+        """Whether the saga had completed and takes back only what happened twice."""
+        return (
+            self.phase in (State.COMPENSATING, State.FAILED_COMPENSATION)
+            and self.unwinding is not None
+            and self.unwinding.cause == SECOND_EFFECT
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an attempt of any step runs now."""
+        return any(each.is_open for each in self.steps.values())
+
     @property
     def is_terminal(self) -> bool:
+        """Whether the saga has ended; a late effect may reopen some ends."""
         return self.phase in TERMINAL
-
-    def apply(self, recorded: Recorded) -> SagaState:
-        """Return the state after one more entry.
-
-        Raises:
-            HistoryError: the entry cannot follow this state.
-        """
-        if recorded.seq != self.seq + 1:
-            raise HistoryError(f"log has seq {recorded.seq} after {self.seq}; an entry is missing")
-        entry = recorded.entry
-        if self.seq == 0 and not isinstance(entry, SagaStarted):
-            raise HistoryError(f"log begins with {type(entry).__name__}, not SagaStarted")
-        state = replace(self, seq=recorded.seq)
-        match entry:
-            case StepStarted():
-                return _on_started(state, recorded, entry)
-            case StepSucceeded() | StepFailed() | StepUnknown() | StepReleased() | StepWaiting():
-                return _on_outcome(state, recorded, entry)
-            case SagaStarted():
-                return _on_saga_started(self, state, recorded, entry)
-            case LateOutcomeRecorded():
-                return _on_late(state, recorded, entry)
-            case StepSettled():
-                return _on_settled(state, recorded, entry)
-            case SignalReceived():
-                heard = (*state.signals.get(entry.name, ()), entry)
-                return replace(state, signals={**state.signals, entry.name: heard})
-            case CancelRequested():
-                return replace(state, cancel=state.cancel or entry)
-            case UndoSkipped():
-                covered = state.step(entry.undone_by).undone_seq
-                step = replace(
-                    state.step(entry.step), undone_seq=covered, undone_by=entry.undone_by
-                )
-                return _with_step(state, entry.step, step)
-            case UnwindingStarted():
-                return replace(state, phase=_phase(state, entry), unwinding=entry)
-            case SagaParked():
-                return replace(state, phase=_phase(state, entry), parked=entry)
-            case SagaCompleted() | SagaCompensated() | SagaResolved():
-                return replace(state, phase=_phase(state, entry))
-
-
-def replay(entries: Iterable[Recorded], state: SagaState | None = None) -> SagaState:
-    """Fold entries, in order, into a state; continue from `state` where one is given.
-
-    Raises:
-        HistoryError: the entries are not a legal history.
-    """
-    folded = state or SagaState()
-    for recorded in entries:
-        folded = folded.apply(recorded)
-    return folded
-
-
-def _with_step(state: SagaState, name: str, step: StepState) -> SagaState:
-    return replace(state, steps={**state.steps, name: step})
-
-
-def _with_track(step: StepState, direction: str, track: Track) -> StepState:
-    if direction == Direction.COMPENSATE:
-        return replace(step, undo=track)
-    return replace(step, forward=track)
-
-
-def _phase(state: SagaState, entry: Entry) -> State:
-    try:
-        phase = PHASES[state.phase, type(entry)]
-    except KeyError as error:
-        raise HistoryError(
-            f"{type(entry).__name__} cannot follow in state {state.phase} (seq {state.seq})"
-        ) from error
-    if phase is None:
-        assert isinstance(entry, SagaParked)
-        return State(entry.state)
-    return phase
-
-
-def _on_saga_started(
-    before: SagaState, state: SagaState, recorded: Recorded, entry: SagaStarted
-) -> SagaState:
-    if before.seq != 0:
-        raise HistoryError(f"SagaStarted again at seq {state.seq}")
-    return replace(
-        state,
-        payload=entry.payload,
-        steps={name: StepState(skipped=True) for name in entry.skipped},
-        deadline_at=None
-        if entry.deadline_seconds is None
-        else recorded.at + timedelta(seconds=entry.deadline_seconds),
-        trace=entry.trace,
-    )
-
-
-def _on_started(state: SagaState, recorded: Recorded, entry: StepStarted) -> SagaState:
-    step = state.step(entry.step)
-    track = step.track(entry.direction)
-    if track.open_attempt is not None or entry.attempt <= track.attempts:
-        raise HistoryError(
-            f"{entry.step} {entry.direction} attempt {entry.attempt} started out of turn "
-            f"(seq {recorded.seq})"
-        )
-    if entry.direction == Direction.FORWARD and isinstance(track.last, StepWaiting):
-        step = _with_signal(state, step, track.last.signal)
-    track = replace(
-        track, attempts=entry.attempt, open_attempt=entry.attempt, started_seq=recorded.seq
-    )
-    return _with_step(state, entry.step, _with_track(step, entry.direction, track))
-
-
-def _with_signal(state: SagaState, step: StepState, name: str) -> StepState:
-    """Deliver the next signal of that name, or note that the wait ended without one."""
-    heard = state.signals.get(name, ())
-    used = step.signals_used.get(name, 0)
-    if used >= len(heard):
-        return replace(step, signal=None)
-    return replace(step, signal=heard[used], signals_used={**step.signals_used, name: used + 1})
-
-
-def _on_outcome(
-    state: SagaState,
-    recorded: Recorded,
-    entry: StepSucceeded | StepFailed | StepUnknown | StepReleased | StepWaiting,
-) -> SagaState:
-    step = state.step(entry.step)
-    track = step.track(entry.direction)
-    if track.open_attempt != entry.attempt:
-        raise HistoryError(
-            f"{type(entry).__name__} of {entry.step} {entry.direction} attempt {entry.attempt}, "
-            f"which is not open (seq {recorded.seq})"
-        )
-    track = replace(track, open_attempt=None, ended_at=recorded.at, last=entry)
-    match entry:
-        case StepSucceeded():
-            if entry.direction == Direction.COMPENSATE:
-                return _with_step(state, entry.step, _after_undo(step, track, entry))
-            track = replace(track, unsettled=False, done=True, failed=False)
-            step = _with_effect(step, recorded, entry.attempt, entry.reference, entry.result)
-        case StepFailed():
-            track = _after_failure(track, entry)
-        case StepUnknown(reason=UnknownReason.RAISED | UnknownReason.TIMED_OUT):
-            track = replace(track, unsettled=True, unknowns=track.unknowns + 1)
-        case StepUnknown(reason=UnknownReason.DRAINED):
-            track = replace(track, unsettled=True)
-        case StepUnknown():
-            track = replace(track, unsettled=True, crashes=track.crashes + 1)
-        case StepReleased():
-            track = replace(track, released=track.released + 1)
-        case StepWaiting():
-            pass
-    return _with_step(state, entry.step, _with_track(step, entry.direction, track))
-
-
-def _after_failure(track: Track, entry: StepFailed) -> Track:
-    """No effect of *this* attempt; an earlier unknown one is settled by a decisive answer only."""
-    if entry.crashed:
-        return replace(track, crashes=track.crashes + 1)
-    if track.unsettled and not entry.decisive:
-        return replace(track, unknowns=track.unknowns + 1) if entry.spends_budget else track
-    if entry.terminal:
-        return replace(track, unsettled=False, failed=True)
-    if entry.spends_budget:
-        return replace(track, failures=track.failures + 1)
-    return track
-
-
-def _after_undo(step: StepState, track: Track, entry: StepSucceeded) -> StepState:
-    """An undo accounts for the effect it was given: the oldest uncovered one at its claim.
-
-    "There was nothing" is an answer only while no effect is known; said of a known effect it counts
-    as a failed try.
-    """
-    given = _given_to_undo(step, track)
-    if entry.undone is False and given is not None:
-        return replace(step, undo=replace(track, failures=track.failures + 1))
-    found = given is not None or entry.reference is not None
-    step = replace(step, undone=step.undone or (entry.undone is not False and found))
-    return _covered(step, track, given)
-
-
-def _given_to_undo(step: StepState, track: Track) -> RecordedEffect | None:
-    effect = step.uncovered_effect
-    return effect if effect is not None and effect.seq < track.started_seq else None
-
-
-def _covered(step: StepState, track: Track, given: RecordedEffect | None) -> StepState:
-    """Account for `given`, or for "whatever was there"; go on with the next effect if one is left.
-
-    The next effect has a key and so budgets of its own.
-    """
-    step = replace(step, undone_seq=track.started_seq if given is None else given.seq)
-    if step.has_uncovered_effect:
-        track = replace(track, failures=0, unknowns=0, crashes=0)
-    track = replace(track, unsettled=False, failed=False, done=not step.has_uncovered_effect)
-    return replace(step, undo=track)
-
-
-def _with_effect(
-    step: StepState, recorded: Recorded, attempt: int, reference: str | None, result: Json
-) -> StepState:
-    """Add an effect, unless one of the same outside reference already accounts for it.
-
-    Without a reference it cannot be told from a known one: the key was the same.
-    """
-    if step.effects and reference in (None, *(each.reference for each in step.effects)):
-        return step
-    effect = RecordedEffect(seq=recorded.seq, attempt=attempt, reference=reference, result=result)
-    counts = step.effect if step.is_done else effect
-    return replace(step, effects=(*step.effects, effect), effect=counts)
-
-
-def _on_late(state: SagaState, recorded: Recorded, entry: LateOutcomeRecorded) -> SagaState:
-    """A refused result still tells that an effect exists; a late undo tells nothing reliable."""
-    if entry.outcome != "succeeded" or entry.direction != Direction.FORWARD:
-        return state
-    step = state.step(entry.step)
-    step = _with_effect(step, recorded, entry.attempt, entry.reference, entry.result)
-    step = replace(step, forward=replace(step.forward, unsettled=False))
-    return _reopened(_with_step(state, entry.step, step), step)
-
-
-def _on_settled(state: SagaState, recorded: Recorded, entry: StepSettled) -> SagaState:
-    step = state.step(entry.step)
-    track = step.track(entry.direction)
-    if entry.landed is None:
-        track = replace(track, unknowns=track.unknowns + 1)
-        return _with_step(state, entry.step, _with_track(step, entry.direction, track))
-    track = replace(track, unsettled=False, ended_at=recorded.at)
-    if entry.direction == Direction.COMPENSATE:
-        if entry.landed:
-            step = _covered(replace(step, undone=True), track, _given_to_undo(step, track))
-            return _with_step(state, entry.step, step)
-        return _with_step(state, entry.step, replace(step, undo=track))
-    if entry.landed:
-        step = _with_effect(step, recorded, track.attempts, entry.reference, entry.result)
-        step = replace(step, forward=replace(track, done=True))
-        return _reopened(_with_step(state, entry.step, step), step)
-    step = replace(step, forward=track, generation=step.generation + 1)
-    return _with_step(state, entry.step, step)
-
-
-def _reopened(state: SagaState, step: StepState) -> SagaState:
-    """Allow a compensation that had ended to be tried afresh for an effect it did not know."""
-    if state.phase not in (State.COMPENSATING, State.COMPENSATED) or not step.has_uncovered_effect:
-        return state
-    name = next(each for each, known in state.steps.items() if known is step)
-    undo = replace(step.undo, done=False, failed=False, failures=0, unknowns=0)
-    return _with_step(state, name, replace(step, undo=undo, undone=False, undone_by=None))

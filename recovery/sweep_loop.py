@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
 from orchestrator.storage.database import Database

@@ -7,26 +7,39 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from orchestrator.entries import (
+    CancelRefused,
     CancelRequested,
+    EffectReported,
     Entry,
     LateOutcomeRecorded,
+    OperatorActed,
+    Outcome,
     Recorded,
     SagaCompensated,
     SagaCompleted,
+    SagaLockGranted,
+    SagaMigrated,
     SagaParked,
     SagaResolved,
     SagaStarted,
+    SagaUnparked,
     SignalReceived,
     StepFailed,
+    StepProbed,
     StepReleased,
     StepSettled,
+    StepSkipped,
     StepStarted,
     StepSucceeded,
     StepUnknown,
     StepWaiting,
+    UndoFailed,
+    UndoRequested,
     UndoSkipped,
     UnwindingStarted,
 )
+
+_ANSWERS = {True: "it happened", False: "it did not happen", None: "nobody can tell"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +73,7 @@ def timeline(entries: Iterable[Recorded]) -> list[Line]:
             case StepStarted() as start:
                 begun[start.step, start.direction, start.attempt] = len(lines)
                 lines.append(_begun(recorded, start))
-            case (
-                StepSucceeded() | StepFailed() | StepUnknown() | StepReleased() | StepWaiting()
-            ) as outcome:
+            case outcome if isinstance(outcome, Outcome):
                 attempt = (outcome.step, outcome.direction, outcome.attempt)
                 index = begun.get(attempt)
                 if index is not None:
@@ -104,7 +115,9 @@ def _outcome(entry: Entry) -> str:
         case StepReleased():
             return "handed back"
         case StepWaiting(signal=signal):
-            return f"waiting for {signal}"
+            return f"waiting for {signal}" if signal else "waiting"
+        case StepProbed(landed=landed):
+            return _ANSWERS[landed]
         case _:
             return type(entry).__name__
 
@@ -113,6 +126,8 @@ def _detail(entry: Entry) -> str | None:
     match entry:
         case StepSucceeded(reference=reference):
             return reference
+        case StepProbed(why=why, reference=reference):
+            return reference or why
         case StepFailed(error=error) | StepUnknown(error=dict() as error):
             return _error_text(error)
         case StepWaiting(until=until):
@@ -132,14 +147,65 @@ def _turn(recorded: Recorded, entry: Entry) -> Line:
         case SagaStarted(skipped=skipped):
             detail = f"without {', '.join(skipped)}" if skipped else None
             return replace(line, outcome="started", detail=detail)
+        case SignalReceived(name=name):
+            return replace(line, outcome=f"signal {name}")
+        case CancelRequested(reason=reason, actor=actor):
+            return replace(line, outcome="cancel requested", detail=f"{actor}: {reason}")
+        case CancelRefused(pivot=pivot):
+            return replace(line, outcome="cancel refused", detail=f"{pivot} is done")
+        case UndoRequested(reason=reason, actor=actor):
+            return replace(line, outcome="undo requested", detail=f"{actor}: {reason}")
+        case OperatorActed(verb=verb, actor=actor, reason=reason, step=step):
+            return replace(line, outcome=verb, step=step, detail=f"{actor}: {reason}")
+        case SagaLockGranted():
+            return replace(line, outcome="lock granted")
+        case SagaUnparked(by=by):
+            return replace(line, outcome="goes on", detail=by)
+        case SagaMigrated(version=version):
+            return replace(line, outcome="migrated", detail=f"to version {version}")
+        case UnwindingStarted(cause=cause, step=step):
+            because = f"{cause.replace('_', ' ')}{f': {step}' if step else ''}"
+            return replace(line, outcome="taking back", detail=because)
+        case SagaParked(state=state, reason=reason):
+            return replace(line, outcome=f"parked: {state}", detail=reason)
+        case SagaCompleted():
+            return replace(line, outcome="completed")
+        case SagaCompensated():
+            return replace(line, outcome="compensated")
+        case SagaResolved(actor=actor, reason=reason):
+            return replace(line, outcome="resolved", detail=f"{actor}: {reason}")
+        case _:
+            return _heard(line, entry)
+
+
+def _heard(line: Line, entry: Entry) -> Line:
+    """What was heard or decided about one step, outside its attempts."""
+    match entry:
         case StepSettled(step=step, direction=direction, landed=landed, by=by):
-            answer = {True: "it happened", False: "it did not happen", None: "nobody can tell"}
             return replace(
                 line,
                 outcome="settled",
                 step=step,
                 direction=direction,
-                detail=f"{answer[landed]} (by {by})",
+                detail=f"{_ANSWERS[landed]} (by {by})",
+            )
+        case StepSkipped(step=step, direction=direction, by=by):
+            return replace(line, outcome="skipped", step=step, direction=direction, detail=by)
+        case EffectReported(step=step, reference=reference, by=by):
+            return replace(
+                line,
+                outcome="effect reported",
+                step=step,
+                direction="forward",
+                detail=f"{reference} (by {by})",
+            )
+        case UndoFailed(step=step, reference=reference, by=by):
+            return replace(
+                line,
+                outcome="undo failed after all",
+                step=step,
+                direction="compensate",
+                detail=f"{reference} (by {by})",
             )
         case LateOutcomeRecorded(step=step, direction=direction, attempt=attempt, outcome=outcome):
             return replace(
@@ -150,13 +216,6 @@ def _turn(recorded: Recorded, entry: Entry) -> Line:
                 attempt=attempt,
                 detail=entry.reference,
             )
-        case SignalReceived(name=name):
-            return replace(line, outcome=f"signal {name}")
-        case CancelRequested(reason=reason, actor=actor):
-            return replace(line, outcome="cancel requested", detail=f"{actor}: {reason}")
-        case UnwindingStarted(cause=cause, step=step):
-            because = f"{cause.replace('_', ' ')}{f': {step}' if step else ''}"
-            return replace(line, outcome="taking back", detail=because)
         case UndoSkipped(step=step, undone_by=other):
             return replace(
                 line,
@@ -165,13 +224,5 @@ def _turn(recorded: Recorded, entry: Entry) -> Line:
                 direction="compensate",
                 detail=f"undone by {other}",
             )
-        case SagaParked(state=state, reason=reason):
-            return replace(line, outcome=f"parked: {state}", detail=reason)
-        case SagaCompleted():
-            return replace(line, outcome="completed")
-        case SagaCompensated():
-            return replace(line, outcome="compensated")
-        case SagaResolved(actor=actor, reason=reason):
-            return replace(line, outcome="resolved", detail=f"{actor}: {reason}")
         case _:
             return line

@@ -28,7 +28,8 @@ import pytest
 import redis
 
 from orchestrator.client import NotStarted, SagaClient
-from orchestrator.definition import Definitions, SagaDefinition
+from orchestrator.definition import SagaDefinition
+from orchestrator.definitions import Definitions
 from orchestrator.entries import (
     Outcome,
     Recorded,

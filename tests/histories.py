@@ -16,25 +16,31 @@ from orchestrator.definition import Retry, SagaDefinition, Step, step
 from orchestrator.entries import (
     CancelRequested,
     Direction,
+    EffectReported,
     Entry,
     LateOutcomeRecorded,
     Recorded,
     SagaStarted,
+    SagaUnparked,
     SignalReceived,
     StepFailed,
+    StepProbed,
     StepReleased,
     StepSettled,
     StepStarted,
     StepSucceeded,
     StepUnknown,
     StepWaiting,
+    UndoFailed,
     UnknownReason,
 )
-from orchestrator.state import SagaState, State, replay
+from orchestrator.folding import apply, replay
+from orchestrator.state import SagaState, State
 from orchestrator.state_machine import Decision, decide
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
-FORWARD, COMPENSATE = Direction.FORWARD, Direction.COMPENSATE
+FORWARD, COMPENSATE, PROBE = Direction.FORWARD, Direction.COMPENSATE, Direction.PROBE
+_VERBS = {FORWARD: "", COMPENSATE: "undo ", PROBE: "probe "}
 QUICK = Retry(max_attempts=3, base=timedelta(milliseconds=1), cap=timedelta(seconds=1))
 
 
@@ -124,6 +130,9 @@ class History:
     ) -> Self:
         """Let each step, claimed if it was not, end well."""
         for name in names:
+            if direction == PROBE:
+                self.probed(name, landed=True, reference=reference)
+                continue
             self._ends(
                 name,
                 direction,
@@ -189,16 +198,40 @@ class History:
             lambda number: StepReleased(step=name, direction=direction, attempt=number),
         )
 
-    def waits(self, name: str, signal: str, **duration: float) -> Self:
+    def waits(
+        self, name: str, signal: str | None, direction: str = FORWARD, **duration: float
+    ) -> Self:
         """Let a step wait for a signal that long."""
         until = (self.now + timedelta(**duration)).isoformat()
         return self._ends(
             name,
-            FORWARD,
+            direction,
             lambda number: StepWaiting(
-                step=name, direction=FORWARD, attempt=number, signal=signal, until=until
+                step=name, direction=direction, attempt=number, signal=signal, until=until
             ),
         )
+
+    def probed(self, name: str, *, landed: bool | None, reference: str | None = None) -> Self:
+        """Let a probe, claimed if it was not, be answered."""
+        return self._ends(
+            name,
+            PROBE,
+            lambda number: StepProbed(
+                step=name, direction=PROBE, attempt=number, landed=landed, reference=reference
+            ),
+        )
+
+    def reported(self, name: str, reference: str) -> Self:
+        """Let a webhook prove an effect."""
+        return self.records(EffectReported(step=name, reference=reference, by="webhook"))
+
+    def undo_failed(self, name: str, reference: str) -> Self:
+        """Let an undo that had been accepted prove undone."""
+        return self.records(UndoFailed(step=name, reference=reference, by="webhook"))
+
+    def unparked(self, *fresh: str) -> Self:
+        """Let an operator have another try."""
+        return self.records(SagaUnparked(by="me", fresh=list(fresh)))
 
     def hears(self, signal: str, payload: Any = None) -> Self:
         """Deliver a signal."""
@@ -218,11 +251,11 @@ class History:
             )
         )
 
-    def settles(self, name: str, *, landed: bool | None, reference: str | None = None) -> Self:
-        """Let a probe answer whether a step took effect."""
+    def settles(self, name: str, *, landed: bool, reference: str | None = None) -> Self:
+        """Let somebody answer whether a step took effect."""
         return self.records(
             StepSettled(
-                step=name, direction=FORWARD, landed=landed, by="probe", reference=reference
+                step=name, direction=FORWARD, landed=landed, by="operator", reference=reference
             )
         )
 
@@ -234,10 +267,9 @@ class History:
 
     @property
     def wants(self) -> list[str]:
-        """The attempts asked for, like ``pay#2`` and ``undo pay#1``, in no particular order."""
+        """The attempts asked for, like ``pay#2`` and ``undo pay#1``, sorted."""
         return sorted(
-            f"{'undo ' if run.direction == COMPENSATE else ''}{run.step}#{run.attempt}"
-            for run in self.decision.runs
+            f"{_VERBS[run.direction]}{run.step}#{run.attempt}" for run in self.decision.runs
         )
 
     @property
@@ -271,7 +303,7 @@ class History:
     def _append(self, entry: Entry) -> None:
         recorded = Recorded(seq=len(self.log) + 1, at=self.now, entry=entry)
         self.log.append(recorded)
-        self.state = self.state.apply(recorded)
+        self.state = apply(self.state, recorded)
 
     def replayed(self) -> SagaState:
         """The state folded anew from the whole log."""

@@ -39,7 +39,7 @@ def address_of(task: object, queue: object) -> Address | None:
     """
     definition, _, rest = str(task).partition(".")
     step, _, direction = rest.partition(".")
-    if direction not in ("", Direction.COMPENSATE):
+    if direction not in ("", Direction.COMPENSATE, Direction.PROBE):
         return None
     if not (NAME.fullmatch(definition) and NAME.fullmatch(step)):
         return None

@@ -19,7 +19,8 @@ from celery import Celery
 from orchestrator.client import SagaClient
 from orchestrator.context import Resources
 from orchestrator.coordinator import Coordinator
-from orchestrator.definition import Definitions, SagaDefinition
+from orchestrator.definition import SagaDefinition
+from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell, SilentDoorbell
 from orchestrator.storage.database import Database, create_engine
 from steps.gateways.carrier import Carrier

@@ -17,7 +17,7 @@ BATCH = 500
 
 
 def task_name(definition: str, step: str, direction: str) -> str:
-    """Return the Celery task of a step, or of its compensation."""
+    """Return the Celery task of a step, of its compensation or of its probe."""
     name = f"{definition}.{step}"
     return name if direction == Direction.FORWARD else f"{name}.{direction}"
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from celery import Celery
 
 from orchestrator.client import SagaClient
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Ring
 from orchestrator.storage.attempts import Attempts, attempt_of
 from orchestrator.storage.database import Database

@@ -1,4 +1,4 @@
-"""The Celery tasks: one per step and per compensation, and the one that starts sagas."""
+"""The Celery tasks: one per step, compensation and probe, and the one that starts sagas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Reject
 
-from orchestrator.definition import DEFAULT_QUEUE, Definitions, Step
+from orchestrator.definition import DEFAULT_QUEUE, Step
+from orchestrator.definitions import Definitions
 from orchestrator.entries import Direction
 from orchestrator.errors import AmendsError, LogUnavailableError
 from orchestrator.instrumentation import emit
@@ -58,9 +59,11 @@ def queues(definitions: Definitions) -> list[str]:
 
 
 def _directions(step: Step) -> Iterable[Direction]:
-    if step.compensation is None:
-        return (Direction.FORWARD,)
-    return (Direction.FORWARD, Direction.COMPENSATE)
+    yield Direction.FORWARD
+    if step.compensation is not None:
+        yield Direction.COMPENSATE
+    if step.probe is not None:
+        yield Direction.PROBE
 
 
 def _register_step(app: Celery, address: Address, runtime: Callable[[], Runtime]) -> None:

@@ -10,7 +10,7 @@ import click
 
 from orchestrator.client import SagaClient
 from orchestrator.coordinator import Coordinator
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.storage.database import Database
 from orchestrator.storage.reads import Reads
 from recovery.cli.output import Output

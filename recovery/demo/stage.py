@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.client import SagaClient
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.storage import migrate
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Processes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.state import PARKED
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Processes, SeenProcess

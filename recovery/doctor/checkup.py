@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.errors import AmendsError
 from orchestrator.storage.database import Database
 from recovery.doctor import activity, installation, servers

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import sqlalchemy
 
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.state import State
 from orchestrator.storage.database import Database
 from orchestrator.storage.histories import Histories

@@ -8,7 +8,8 @@ from functools import cached_property
 from uuid import UUID
 
 from orchestrator.errors import HistoryError
-from orchestrator.state import SagaState, replay
+from orchestrator.folding import replay
+from orchestrator.state import SagaState
 from orchestrator.storage.histories import SagaHistory
 from steps.gateways.sandbox.judge import LedgerRow
 from steps.storage.stock import Reservation, StockLevel

@@ -5,26 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.definition import Definitions, SagaDefinition
+from orchestrator.definition import SagaDefinition
+from orchestrator.definitions import Definitions
 from orchestrator.entries import (
     Direction,
+    EffectReported,
     LateOutcomeRecorded,
+    OperatorActed,
     Outcome,
     SagaCompensated,
     SagaCompleted,
     SagaResolved,
     StepStarted,
     StepSucceeded,
+    UndoFailed,
     UndoSkipped,
     UnwindingStarted,
 )
 from orchestrator.errors import HistoryError
-from orchestrator.state import SagaState, State, replay
+from orchestrator.folding import replay
+from orchestrator.state import SECOND_EFFECT, SagaState, State
 from orchestrator.storage.histories import SagaHistory
 from recovery.invariants.evidence import Evidence, Violation
 from recovery.invariants.undoing import left_undone
 
 ENDS = (SagaCompleted, SagaCompensated, SagaResolved)
+FACTS_AFTER_THE_END = (LateOutcomeRecorded, EffectReported, UndoFailed, OperatorActed)
 
 
 def check_histories(
@@ -134,17 +140,20 @@ def _undoes_in_reverse(saga: SagaHistory, definitions: Definitions) -> Iterator[
         return
     ended: set[str] = set()
     effective: set[str] = set()
+    is_whole = True
     for recorded in saga.entries:
         match recorded.entry:
             case StepStarted(direction=Direction.FORWARD, step=step):
                 effective.add(step)
-            case LateOutcomeRecorded(step=step):
+            case UnwindingStarted(cause=cause):
+                is_whole = cause != SECOND_EFFECT
+            case LateOutcomeRecorded(step=step) | EffectReported(step=step) | UndoFailed(step=step):
                 ended.add(step)  # its undo may begin again at any time, also beside an earlier one
             case UndoSkipped(step=step):
                 ended.add(step)
             case StepSucceeded(direction=Direction.COMPENSATE, step=step):
                 ended.add(step)
-            case StepStarted(direction=Direction.COMPENSATE, step=step):
+            case StepStarted(direction=Direction.COMPENSATE, step=step) if is_whole:
                 for later in _all_after(definition, step):
                     has_undo = definition.step(later).compensation is not None
                     if has_undo and later in effective and later not in ended:
@@ -193,6 +202,8 @@ def _is_at_rest(saga: SagaHistory) -> Iterator[Violation]:
             seen=f"{saga.open_attempts} attempt rows",
         )
     if saga.is_terminal and not isinstance(saga.entries[-1].entry, ENDS):
-        last = type(saga.entries[-1].entry).__name__
-        if last != "LateOutcomeRecorded":
-            yield Violation(invariant="nothing after the end", subject=_name(saga), seen=last)
+        last = saga.entries[-1].entry
+        if not isinstance(last, FACTS_AFTER_THE_END):
+            yield Violation(
+                invariant="nothing after the end", subject=_name(saga), seen=type(last).__name__
+            )

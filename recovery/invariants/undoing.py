@@ -11,12 +11,17 @@ from dataclasses import dataclass, field
 from orchestrator.definition import Kind, Step
 from orchestrator.entries import (
     Direction,
+    EffectReported,
     LateOutcomeRecorded,
     Recorded,
+    SagaMigrated,
+    StepProbed,
     StepReleased,
     StepSettled,
+    StepSkipped,
     StepStarted,
     StepSucceeded,
+    UndoFailed,
     UndoSkipped,
 )
 
@@ -26,7 +31,9 @@ class Account:
     """What one step did outside, and what of it was taken back.
 
     Args:
-        effects: the seqs of known effects that no compensation accounts for, the oldest first.
+        effects: known effects that no compensation accounts for, the oldest first: where the log
+            tells of each, and the other side's name for it.
+        taken_back: the effects that one accounts for, with the other side's name for the undo.
         references: the other side's names of all that were ever known.
         ran: attempts whose function was called.
         undo_began: the seq of the latest attempt to undo.
@@ -34,7 +41,8 @@ class Account:
         was_undone: a compensation, its own or another step's, has answered for the step.
     """
 
-    effects: list[int] = field(default_factory=list)
+    effects: list[tuple[int, str | None]] = field(default_factory=list)
+    taken_back: list[tuple[int, str | None, str | None]] = field(default_factory=list)
     references: set[str | None] = field(default_factory=set)
     ran: int = 0
     undo_began: int = 0
@@ -46,7 +54,7 @@ class Account:
         if self.references and (reference is None or reference in self.references):
             return
         self.references.add(reference)
-        self.effects.append(seq)
+        self.effects.append((seq, reference))
 
     def undone(self, *, said_so: bool, reference: str | None = None) -> None:
         """Note a compensation that ended: for the oldest effect it knew, or for what it found.
@@ -55,11 +63,11 @@ class Account:
             said_so: it undid something; else it met nothing, which of a known effect is no answer.
             reference: the other side's name of what it did.
         """
-        known = bool(self.effects) and self.effects[0] < self.undo_began
+        known = bool(self.effects) and self.effects[0][0] < self.undo_began
         if known and not said_so:
             return
         if known:
-            del self.effects[0]
+            self.taken_back.append((*self.effects.pop(0), reference))
         if said_so and (known or reference is not None):
             self.undone_at = self.undo_began
         self.was_undone = True
@@ -67,8 +75,19 @@ class Account:
     def spared(self, seq: int) -> None:
         """Note that another step's undo, begun at `seq`, undid this step too."""
         if seq:
-            self.effects = [each for each in self.effects if each > seq]
+            self.effects = [each for each in self.effects if each[0] > seq]
             self.was_undone = True
+
+    def undo_failed(self, reference: str) -> None:
+        """Note that an undo which had been accepted proved undone."""
+        back = [each for each in self.taken_back if reference in each[1:]]
+        self.taken_back = [each for each in self.taken_back if each not in back]
+        self.effects = sorted([*self.effects, *(each[:2] for each in back)], key=lambda e: e[0])
+        self.was_undone = self.was_undone and bool(back)
+
+    def given_up(self) -> None:
+        """Note that an operator let the step stand."""
+        self.effects, self.was_undone = [], True
 
 
 def left_undone(entries: Iterable[Recorded], steps: Iterable[Step]) -> list[str]:
@@ -109,6 +128,8 @@ def _accounts(entries: Iterable[Recorded]) -> dict[str, Account]:
                 | StepSettled(
                     direction=Direction.FORWARD, landed=True, step=step, reference=reference
                 )
+                | StepProbed(landed=True, step=step, reference=reference)
+                | EffectReported(step=step, reference=reference)
             ):
                 of(step).landed(recorded.seq, reference)
             case StepStarted(direction=Direction.COMPENSATE, step=step):
@@ -117,6 +138,12 @@ def _accounts(entries: Iterable[Recorded]) -> dict[str, Account]:
                 of(step).undone(said_so=undo.undone is not False, reference=undo.reference)
             case StepSettled(direction=Direction.COMPENSATE, landed=True, step=step) as settled:
                 of(step).undone(said_so=True, reference=settled.reference or settled.by)
+            case UndoFailed(step=step, reference=named):
+                of(step).undo_failed(named)
+            case StepSkipped(direction=Direction.COMPENSATE, step=step):
+                of(step).given_up()
+            case SagaMigrated(renamed=renamed):
+                accounts = {renamed.get(name, name): each for name, each in accounts.items()}
             case UndoSkipped(step=step, undone_by=other):
                 of(step).spared(of(other).undone_at)
             case _:

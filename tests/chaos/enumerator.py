@@ -30,7 +30,8 @@ import sqlalchemy
 from celery import Celery
 
 from orchestrator.client import SagaClient
-from orchestrator.definition import Definitions, SagaDefinition
+from orchestrator.definition import SagaDefinition
+from orchestrator.definitions import Definitions
 from orchestrator.doorbell import DoorbellError
 from orchestrator.errors import LogUnavailableError
 from orchestrator.seam import intercepted

@@ -15,7 +15,7 @@ import redis
 from celery import Celery
 
 from orchestrator import coordinator, keys
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.errors import HistoryError
 from orchestrator.state import SagaState, State
 from orchestrator.storage import statements

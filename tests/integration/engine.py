@@ -16,7 +16,8 @@ import sqlalchemy
 from orchestrator.claiming import Claim
 from orchestrator.client import SagaClient
 from orchestrator.coordinator import Coordinator
-from orchestrator.definition import Definitions, SagaDefinition
+from orchestrator.definition import SagaDefinition
+from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Ring
 from orchestrator.entries import Entry, UnknownReason
 from orchestrator.errors import LogUnavailableError

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy import select, text
 from orchestrator.client import SagaClient
 from orchestrator.context import Effect, Lease, NothingThere, Resources, StepContext
 from orchestrator.coordinator import Coordinator
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
 from orchestrator.entries import StepFailed, StepStarted, StepSucceeded, UndoSkipped
 from orchestrator.errors import OutcomeUnknown, Retriable, Terminal
@@ -165,6 +165,8 @@ class Order:
             direction="compensate" if undo else "forward",
             attempt=attempt,
             idempotency_key=undo_key(key, effect.reference if effect else None) if undo else key,
+            step_key=key,
+            now=datetime.now(UTC),
             payload=CheckoutPayload.model_validate(self.payload(**changes)),
             results=results or {},
             effect=None

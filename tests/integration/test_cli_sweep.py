@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.client import SagaClient
 from orchestrator.coordinator import Coordinator
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
 from orchestrator.entries import StepFailed, StepStarted, StepUnknown
 from orchestrator.storage.database import Database, create_engine

@@ -17,7 +17,7 @@ from orchestrator.context import Effect, Lease, StepContext
 from orchestrator.definition import SagaDefinition
 from orchestrator.entries import LateOutcomeRecorded, UnknownReason
 from orchestrator.errors import LogUnavailableError, Retriable, Terminal, Wait
-from orchestrator.state import replay
+from orchestrator.folding import replay
 from orchestrator.storage import statements
 from orchestrator.storage.rows import AttemptId
 from tests.histories import QUICK, doing, saga

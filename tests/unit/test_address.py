@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.entries import Direction
 from tests.sagas_for_workers import INLINE
 from workers.address import address_of, attempt_of

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.definition import Definitions, Kind
+from orchestrator.definition import Kind
+from orchestrator.definitions import Definitions
 from orchestrator.entries import Recorded, SagaStarted, StepStarted, StepSucceeded
 from orchestrator.errors import PayloadError
+from orchestrator.folding import replay
 from orchestrator.payloads import to_json, validated
-from orchestrator.state import replay
 from orchestrator.state_machine import decide
 from steps.card_numbers import holds_card_number
 from steps.checkout import CheckoutPayload, checkout

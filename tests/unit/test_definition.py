@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.definition import Definitions, Kind, Retry, Saga, SagaDefinition, step
+from orchestrator.definition import Kind, Retry, Saga, SagaDefinition, step
+from orchestrator.definitions import Definitions
 from orchestrator.errors import DefinitionError, UnknownDefinitionError
 from tests.histories import Order, doing, nothing, saga
 

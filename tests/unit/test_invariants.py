@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 
 import recovery.invariants
-from orchestrator.definition import Definitions
+from orchestrator.definitions import Definitions
 from orchestrator.entries import (
     Direction,
     Entry,

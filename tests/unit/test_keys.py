@@ -38,7 +38,7 @@ def test_an_undo_without_a_known_effect_has_a_key_too() -> None:
 
 
 def test_only_a_settled_unknown_gives_a_new_generation() -> None:
-    history = History(SHOP).unknown("pay").settles("pay", landed=None)
+    history = History(SHOP).unknown("pay")
     assert history.state.step("pay").generation == 1
     assert history.settles("pay", landed=False).state.step("pay").generation == 2
 

@@ -91,9 +91,9 @@ def test_each_exception_has_its_outcome(step: Any, error: BaseException, kind: t
     assert type(raised(error, step)) is kind
 
 
-def test_a_compensation_cannot_wait_so_what_it_did_is_unknown() -> None:
+def test_a_compensation_may_wait_too() -> None:
     wait = Wait("answer", datetime(2026, 1, 1, tzinfo=UTC))
-    assert isinstance(raised(wait, direction=COMPENSATE), StepUnknown)
+    assert isinstance(raised(wait, direction=COMPENSATE), StepWaiting)
 
 
 def test_only_a_terminal_answer_for_the_key_is_decisive() -> None:

@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from orchestrator.definition import Kind, SagaDefinition, Step
 from orchestrator.entries import (
     Direction,
+    EffectReported,
     LateOutcomeRecorded,
     StepStarted,
+    UndoFailed,
     UnknownReason,
     UnwindingStarted,
 )
 from orchestrator.state import PARKED, TERMINAL
 from orchestrator.state_machine import decide
-from tests.histories import COMPENSATE, FORWARD, History, doing, nothing, saga
+from tests.histories import COMPENSATE, FORWARD, PROBE, History, doing, nothing, saga
 
 MAX_EVENTS = 400
 
@@ -44,6 +46,9 @@ def definitions(draw: st.DrawFn) -> SagaDefinition[Any]:
                 options["read_only"] = True
             elif kind == "tx":
                 options |= {"transactional": True, "compensation": nothing}
+        if not {"transactional", "read_only"} & set(options) and draw(st.booleans()):
+            options |= {"probe": nothing, "lag": timedelta(seconds=draw(st.integers(0, 2)))}
+            options["key_life"] = draw(st.sampled_from([None, timedelta(0), timedelta(seconds=4)]))
         if draw(st.integers(0, 4)) == 0:
             options["when"] = lambda order: order.gift
         if branching and number > 0:
@@ -96,6 +101,10 @@ class Simulation:
             choices.append("cancel")
         if self.given_up:
             choices.append("late")
+        if history.state.phase in PARKED:
+            choices.append("unpark")
+        if self.undone():
+            choices.append("undo failed")
         match self.draw(st.sampled_from(choices)):
             case "time":
                 history.later(seconds=self.draw(st.sampled_from([0.1, 1.0, 3.0])))
@@ -106,10 +115,19 @@ class Simulation:
                 self.ends(*self.draw(st.sampled_from(self.opened())))
             case "cancel":
                 history.cancelled()
+            case "unpark":
+                assert history.state.parked is not None
+                history.unparked(*history.state.parked.steps)
+            case "undo failed":
+                history.undo_failed(*self.draw(st.sampled_from(self.undone())))
             case "late":
                 name, attempt = self.draw(st.sampled_from(self.given_up))
                 self.given_up.remove((name, attempt))
-                history.late(name, attempt, self.draw(st.sampled_from([None, "r1", "r2"])))
+                reference = self.draw(st.sampled_from([None, "r1", "r2"]))
+                if reference and self.draw(st.booleans()):
+                    history.reported(name, reference)
+                else:
+                    history.late(name, attempt, reference)
             case unheard_of:
                 raise AssertionError(unheard_of)
 
@@ -135,16 +153,10 @@ class Simulation:
         history = self.history
         attempt = history.state.step(name).track(direction).open_attempt
         definition = history.definition.step(name)
-        endings = ["succeeds", "succeeds", "fails", "declined", "refused", "released", "limited"]
-        if definition.transactional or definition.read_only:
-            endings.append("died")
-        else:
-            endings += ["unknown", "crashes", "drained"]
-        if direction == COMPENSATE:
-            endings.append("nothing")
-        else:
-            endings.append("waits")
-        ending = self.draw(st.sampled_from(endings))
+        if direction == PROBE:
+            self.ends_probe(name)
+            return
+        ending = self.draw(st.sampled_from(_endings(definition, direction)))
         match ending:
             case "succeeds":
                 reference = self.draw(st.sampled_from([None, "r1"]))
@@ -170,19 +182,48 @@ class Simulation:
             case "nothing":
                 history.finds_nothing(name)
             case "waits":
-                history.waits(name, "answer", seconds=self.draw(st.sampled_from([0.0, 1.0])))
+                seconds = self.draw(st.sampled_from([0.0, 1.0]))
+                signal = self.draw(st.sampled_from(["answer", None]))
+                history.waits(name, signal, direction, seconds=seconds)
             case unheard_of:
                 raise AssertionError(unheard_of)
         if direction == FORWARD and ending in ("unknown", "crashes", "drained"):
             assert attempt is not None
             self.given_up.append((name, attempt))
 
+    def ends_probe(self, name: str) -> None:
+        history = self.history
+        match self.draw(st.sampled_from(["found", "denied", "denied", "fails", "died", "hm"])):
+            case "found":
+                history.probed(
+                    name, landed=True, reference=self.draw(st.sampled_from([None, "r1"]))
+                )
+            case "denied":
+                history.probed(name, landed=False)
+            case "hm":
+                history.probed(name, landed=None)
+            case "fails":
+                history.fails(name, PROBE)
+            case "died":
+                history.fails(name, PROBE, crashed=True, spends_budget=False)
+            case unheard_of:
+                raise AssertionError(unheard_of)
+
+    def undone(self) -> list[tuple[str, str]]:
+        """Steps with the references of undos that may prove undone."""
+        return [
+            (name, each.reference)
+            for name, step in self.history.state.steps.items()
+            for each in step.effects
+            if each.covered and each.reference is not None and step.undone_by is None
+        ]
+
     def opened(self) -> list[tuple[str, str]]:
         return [
             (name, direction)
             for name, step in self.history.state.steps.items()
-            for direction in (FORWARD, COMPENSATE)
-            if step.track(direction).open_attempt is not None
+            for direction, track in step.tracks
+            if track.open_attempt is not None
         ]
 
     def is_over(self) -> bool:
@@ -212,6 +253,8 @@ class Simulation:
         history = self.history
         undoing = {run.step for run in history.decision.runs if run.direction == COMPENSATE}
         undoing |= {name for name, direction in self.opened() if direction == COMPENSATE}
+        for name in undoing:
+            assert not history.state.step(name).forward.unsettled, f"{name} undone while unknown"
         if undoing:
             forward = [name for name, direction in self.opened() if direction == FORWARD]
             assert not forward, f"{undoing} undone while {forward} runs"
@@ -219,7 +262,8 @@ class Simulation:
         reopened = {
             each.entry.step
             for each in history.log
-            if isinstance(each.entry, LateOutcomeRecorded)  # its undo begins when it must
+            # Their undo begins when it must.
+            if isinstance(each.entry, LateOutcomeRecorded | EffectReported | UndoFailed)
         }
         for name in undoing - reopened:
             for other in undoing:
@@ -233,12 +277,28 @@ class Simulation:
             for each in history.definition.steps:
                 known = history.state.step(each.name)
                 if each.compensation is not None or each.kind is Kind.PIVOT:
-                    assert not known.has_uncovered_effect, f"{each.name} is not taken back"
+                    assert not known.uncovered_effect, f"{each.name} is not taken back"
                     called = known.forward.attempts - known.forward.released
                     if each.compensation and not each.transactional and called:
                         assert known.undone_seq, f"{each.name} may have run and was not undone"
         if history.visible.value == "completed":
-            assert all(history.state.step(s.name).is_done for s in history.definition.steps)
+            for each in history.definition.steps:
+                known = history.state.step(each.name)
+                assert known.is_done
+                if each.compensation is not None:
+                    assert not known.second_effect, f"{each.name} took effect twice"
+
+
+def _endings(definition: Step, direction: str) -> list[str]:
+    endings = ["succeeds", "succeeds", "fails", "declined", "refused", "released", "limited"]
+    endings.append("waits")
+    if definition.transactional or definition.read_only:
+        endings.append("died")
+    else:
+        endings += ["unknown", "crashes", "drained"]
+    if direction == COMPENSATE:
+        endings.append("nothing")
+    return endings
 
 
 def _later(definition: SagaDefinition[Any], name: str) -> set[str]:

@@ -14,13 +14,15 @@ from orchestrator.entries import (
     SagaParked,
     SagaResolved,
     SagaStarted,
+    SagaUnparked,
     StepFailed,
     StepStarted,
     StepSucceeded,
     UnwindingStarted,
 )
 from orchestrator.errors import HistoryError
-from orchestrator.state import PHASES, SagaState, State, replay
+from orchestrator.folding import apply, replay
+from orchestrator.state import PHASES, SagaState, State
 from tests.histories import FORWARD, MORNING, History, doing, saga
 
 STARTED = SagaStarted(payload={})
@@ -50,7 +52,9 @@ FORGED: dict[str, list[Entry]] = {
     "an end without an unwinding": [STARTED, SagaCompensated()],
     "an unwinding after completion": [STARTED, SagaCompleted(), UnwindingStarted(cause="late")],
     "a second completion": [STARTED, SagaCompleted(), SagaCompleted()],
-    "a resolution of a running saga": [STARTED, SagaResolved(actor="me", reason="because")],
+    "a resolution while an attempt runs": [STARTED, claim(), SagaResolved(actor="m", reason="b")],
+    "a second effect of a running saga": [STARTED, UnwindingStarted(cause="second_effect")],
+    "an answer to no question": [STARTED, SagaUnparked(by="me")],
     "parked twice": [STARTED, *[SagaParked(state="stuck", reason="r", question="q")] * 2],
 }
 
@@ -74,7 +78,7 @@ def test_replaying_the_rest_continues_from_a_state() -> None:
 
 def test_a_state_is_not_changed_by_applying_to_it() -> None:
     before = replay(recorded(STARTED))
-    before.apply(Recorded(seq=2, at=MORNING, entry=claim()))
+    apply(before, Recorded(seq=2, at=MORNING, entry=claim()))
     assert before.step("a").forward.open_attempt is None
 
 
@@ -94,9 +98,8 @@ def test_a_step_nothing_happened_to_is_fresh() -> None:
     assert replay(recorded(STARTED)).step("a").forward.attempts == 0
 
 
-def test_every_terminal_state_but_compensated_is_final() -> None:
+def test_what_an_operator_closed_is_final() -> None:
     left = {state for state, _ in PHASES}
-    assert State.COMPLETED not in left
     assert State.RESOLVED not in left
     assert not SagaState().is_terminal
 

@@ -10,8 +10,9 @@ import pytest
 from orchestrator.definition import Retry
 from orchestrator.entries import SagaParked, UnknownReason, UnwindingStarted
 from orchestrator.keys import key_of
+from orchestrator.pauses import MAX_RETRY_AFTER_SECONDS, backoff
 from orchestrator.state import State
-from orchestrator.state_machine import MAX_RETRY_AFTER_SECONDS, backoff, decide
+from orchestrator.state_machine import decide
 from tests.histories import COMPENSATE, FORWARD, MORNING, QUICK, History, doing, saga
 
 RESERVE, PAY, SHIP = doing("reserve"), doing("pay"), doing("ship", pivot=True)

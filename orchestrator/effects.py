@@ -1,0 +1,92 @@
+"""What a step is known to have done outside, and how far its undoing accounts for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.entries import (
+    EffectReported,
+    LateOutcomeRecorded,
+    StepProbed,
+    StepSettled,
+    StepSucceeded,
+)
+from orchestrator.state import RecordedEffect, SagaState, State, StepState, Track
+
+Tells = StepSucceeded | LateOutcomeRecorded | EffectReported | StepProbed | StepSettled
+"""The entries that may tell of an effect."""
+
+
+def with_effect(step: StepState, seq: int, entry: Tells) -> StepState:
+    """Add the effect an entry tells of, unless one of the same outside reference accounts for it.
+
+    Without a reference it cannot be told from a known one: the key was the same.
+    """
+    reference = entry.reference
+    if step.effects and reference in (None, *(each.reference for each in step.effects)):
+        return step
+    effect = RecordedEffect(
+        seq=seq,
+        attempt=getattr(entry, "attempt", step.forward.attempts),
+        reference=reference,
+        result=entry.result,
+    )
+    counts = step.effect if step.is_done and step.effect is not None else effect
+    return replace(step, effects=(*step.effects, effect), effect=counts)
+
+
+def report(state: SagaState, step: StepState) -> StepState:
+    """Allow a compensation that had ended to be tried afresh for an effect it did not know."""
+    if state.phase not in (State.COMPENSATING, State.COMPENSATED) or not step.uncovered_effect:
+        return step
+    undo = replace(step.undo, done=False, failed=False, failures=0, unknowns=0)
+    return replace(step, undo=undo, undone=False, undone_by=None)
+
+
+def covered(
+    step: StepState, track: Track, given: RecordedEffect | None, undo_reference: str | None
+) -> StepState:
+    """Account for `given`, or for "whatever was there"; go on with the next effect if one is left.
+
+    The next effect has a key and so budgets of its own.
+    """
+    if given is None:
+        seq = track.started_seq
+        step = replace(step, undo_reference=undo_reference)
+    else:
+        seq = given.seq
+        done = replace(given, covered=True, undo_reference=undo_reference)
+        effects = tuple(done if each.seq == given.seq else each for each in step.effects)
+        step = replace(step, effects=effects)
+    step = replace(step, undone_seq=max(step.undone_seq, seq))
+    is_done = step.uncovered_effect is None
+    track = replace(track, unsettled=False, failed=False, done=is_done, key_since=None)
+    if not is_done:
+        track = replace(track, failures=0, unknowns=0, crashes=0)
+    return replace(step, undo=track)
+
+
+def reported_undone(step: StepState, reference: str) -> StepState:
+    """Take back what an undo accounted for, since it proved undone; the next one has a new key."""
+    effects = tuple(
+        replace(each, covered=False, undo_reference=None)
+        if each.covered and reference in (each.undo_reference, each.reference)
+        else each
+        for each in step.effects
+    )
+    found = effects != step.effects
+    if not found and reference != step.undo_reference:
+        return step
+    undo = replace(
+        step.undo, done=False, failed=False, failures=0, unknowns=0, crashes=0, key_since=None
+    )
+    return replace(
+        step,
+        effects=effects,
+        undone_seq=step.undone_seq if found else 0,
+        undo_reference=step.undo_reference if found else None,
+        undo=undo,
+        undone=False,
+        undone_by=None,
+        undo_generation=step.undo_generation + 1,
+    )

@@ -1,0 +1,402 @@
+"""From a log to a state: `apply` folds one entry, `replay` many.
+
+Both refuse a history that the state machine could not have produced, so a damaged or forged log is
+noticed where it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from orchestrator.effects import covered, report, reported_undone, with_effect
+from orchestrator.entries import (
+    CancelRefused,
+    CancelRequested,
+    Direction,
+    EffectReported,
+    Entry,
+    LateOutcomeRecorded,
+    OperatorActed,
+    Outcome,
+    Recorded,
+    SagaCompensated,
+    SagaCompleted,
+    SagaLockGranted,
+    SagaMigrated,
+    SagaParked,
+    SagaResolved,
+    SagaStarted,
+    SagaUnparked,
+    SignalReceived,
+    StepFailed,
+    StepProbed,
+    StepReleased,
+    StepSettled,
+    StepSkipped,
+    StepStarted,
+    StepSucceeded,
+    StepUnknown,
+    StepWaiting,
+    UndoFailed,
+    UndoRequested,
+    UndoSkipped,
+    UnknownReason,
+    UnwindingStarted,
+)
+from orchestrator.errors import HistoryError
+from orchestrator.state import (
+    PHASES,
+    SECOND_EFFECT,
+    UNDO_REQUESTED,
+    SagaState,
+    State,
+    StepState,
+    Track,
+)
+
+
+def replay(entries: Iterable[Recorded], state: SagaState | None = None) -> SagaState:
+    """Fold entries, in order, into a state; continue from `state` where one is given.
+
+    Raises:
+        HistoryError: the entries are not a legal history.
+    """
+    folded = state or SagaState()
+    for recorded in entries:
+        folded = apply(folded, recorded)
+    return folded
+
+
+def apply(state: SagaState, recorded: Recorded) -> SagaState:
+    """Return the state after one more entry.
+
+    Raises:
+        HistoryError: the entry cannot follow this state.
+    """
+    if recorded.seq != state.seq + 1:
+        raise HistoryError(f"log has seq {recorded.seq} after {state.seq}; an entry is missing")
+    entry = recorded.entry
+    if (state.seq == 0) is not isinstance(entry, SagaStarted):
+        raise HistoryError(f"{type(entry).__name__} cannot be at seq {recorded.seq}")
+    folded = replace(state, seq=recorded.seq)
+    fold = _FOLDS[type(entry)]
+    return fold(folded, recorded, entry)
+
+
+# -- the saga --------------------------------------------------------------------------------------
+
+
+def _on_saga_started(state: SagaState, recorded: Recorded, entry: SagaStarted) -> SagaState:
+    return replace(
+        state,
+        payload=entry.payload,
+        steps={name: StepState(skipped=True) for name in entry.skipped},
+        deadline_at=None
+        if entry.deadline_seconds is None
+        else recorded.at + timedelta(seconds=entry.deadline_seconds),
+        trace=entry.trace,
+        lock=entry.lock,
+        lock_granted=entry.lock_granted,
+        parent_id=entry.parent_id,
+    )
+
+
+def _on_signal(state: SagaState, _: Recorded, entry: SignalReceived) -> SagaState:
+    heard = (*state.signals.get(entry.name, ()), entry)
+    return replace(state, signals={**state.signals, entry.name: heard})
+
+
+def _on_unwinding(state: SagaState, _: Recorded, entry: UnwindingStarted) -> SagaState:
+    reopens = entry.cause in (SECOND_EFFECT, UNDO_REQUESTED)
+    if state.phase is State.COMPLETED and not reopens:
+        raise HistoryError(f"a completed saga is not taken back because of {entry.cause}")
+    if entry.cause == SECOND_EFFECT and state.phase is not State.COMPLETED:
+        raise HistoryError(f"a second effect alone is taken back in state {state.phase}")
+    return replace(state, phase=_phase(state, entry), unwinding=entry)
+
+
+def _on_parked(state: SagaState, _: Recorded, entry: SagaParked) -> SagaState:
+    phase = _phase(state, entry, State(entry.state))
+    return replace(state, phase=phase, parked=entry, parked_from=state.phase)
+
+
+def _on_unparked(state: SagaState, _: Recorded, entry: SagaUnparked) -> SagaState:
+    phase = _phase(state, entry, state.parked_from)
+    steps = {**state.steps, **{name: _fresh(state.step(name)) for name in entry.fresh}}
+    return replace(state, phase=phase, parked=None, steps=steps)
+
+
+def _on_completed(state: SagaState, _: Recorded, entry: SagaCompleted) -> SagaState:
+    if state.phase is State.COMPENSATING and not state.undoes_second_effects_only:
+        raise HistoryError(f"SagaCompleted while the saga is taken back (seq {state.seq})")
+    return replace(state, phase=_phase(state, entry), unwinding=None)
+
+
+def _on_end(state: SagaState, _: Recorded, entry: SagaCompensated | SagaResolved) -> SagaState:
+    if state.is_open:
+        raise HistoryError(f"{type(entry).__name__} while an attempt runs (seq {state.seq})")
+    return replace(state, phase=_phase(state, entry))
+
+
+def _on_migrated(state: SagaState, _: Recorded, entry: SagaMigrated) -> SagaState:
+    steps = {entry.renamed.get(name, name): step for name, step in state.steps.items()}
+    return replace(state, steps=steps, payload=entry.payload)
+
+
+def _phase(state: SagaState, entry: Entry, named: State | None = None) -> State:
+    """The phase after `entry`; `named` where the entry itself or the state says which."""
+    try:
+        return PHASES[state.phase, type(entry)] or named or state.phase
+    except KeyError as error:
+        raise HistoryError(
+            f"{type(entry).__name__} cannot follow in state {state.phase} (seq {state.seq})"
+        ) from error
+
+
+# -- attempts --------------------------------------------------------------------------------------
+
+
+def _on_started(state: SagaState, recorded: Recorded, entry: StepStarted) -> SagaState:
+    step = state.step(entry.step)
+    track = step.track(entry.direction)
+    if track.open_attempt is not None or entry.attempt <= track.attempts:
+        raise HistoryError(
+            f"{entry.step} {entry.direction} attempt {entry.attempt} started out of turn "
+            f"(seq {recorded.seq})"
+        )
+    waited = track.waited
+    if isinstance(track.last, StepWaiting):
+        step = _with_signal(state, step, track.last.signal)
+        waited = True
+    if entry.direction == Direction.FORWARD:
+        step = replace(step, denials=())
+    track = replace(
+        track,
+        attempts=entry.attempt,
+        open_attempt=entry.attempt,
+        started_seq=recorded.seq,
+        started_at=recorded.at,
+        key_since=track.key_since or recorded.at,
+        waited=waited,
+    )
+    return _with_step(state, entry.step, _with_track(step, entry.direction, track))
+
+
+def _with_signal(state: SagaState, step: StepState, name: str | None) -> StepState:
+    """Deliver the next signal of that name, or note that the wait ended without one."""
+    heard = state.signals.get(name, ()) if name is not None else ()
+    used = step.signals_used.get(name, 0) if name is not None else 0
+    if name is None or used >= len(heard):
+        return replace(step, signal=None)
+    return replace(step, signal=heard[used], signals_used={**step.signals_used, name: used + 1})
+
+
+def _on_outcome(state: SagaState, recorded: Recorded, entry: Outcome) -> SagaState:
+    step = state.step(entry.step)
+    track = step.track(entry.direction)
+    if track.open_attempt != entry.attempt:
+        raise HistoryError(
+            f"{type(entry).__name__} of {entry.step} {entry.direction} attempt {entry.attempt}, "
+            f"which is not open (seq {recorded.seq})"
+        )
+    ended = replace(track, open_attempt=None, ended_at=recorded.at, last=entry)
+    match entry:
+        case StepSucceeded(direction=Direction.COMPENSATE):
+            return _with_step(state, entry.step, _after_undo(state, step, ended, entry))
+        case StepSucceeded():
+            ended = replace(ended, unsettled=False, done=True, failed=False)
+            step = with_effect(step, recorded.seq, entry)
+        case StepProbed():
+            return _after_probe(state, recorded, step, ended, entry)
+        case StepFailed():
+            ended = _after_failure(ended, entry)
+        case StepUnknown(reason=UnknownReason.RAISED | UnknownReason.TIMED_OUT):
+            ended = replace(ended, unsettled=True, unknowns=ended.unknowns + 1)
+        case StepUnknown(reason=UnknownReason.DRAINED):
+            ended = replace(ended, unsettled=True)
+        case StepUnknown():
+            ended = replace(ended, unsettled=True, crashes=ended.crashes + 1)
+        case StepReleased():
+            # A wait that was over stays over, though its attempt was handed back.
+            ended = replace(ended, released=ended.released + 1)
+        case StepWaiting():
+            ended = replace(ended, waited=False)
+    return _with_step(state, entry.step, _with_track(step, entry.direction, ended))
+
+
+def _after_failure(track: Track, entry: StepFailed) -> Track:
+    """No effect of *this* attempt; an earlier unknown one is settled by a decisive answer only."""
+    if entry.crashed:
+        return replace(track, crashes=track.crashes + 1)
+    if track.unsettled and not entry.decisive:
+        return replace(track, unknowns=track.unknowns + 1) if entry.spends_budget else track
+    if entry.terminal:
+        return replace(track, unsettled=False, failed=True)
+    if entry.spends_budget:
+        return replace(track, failures=track.failures + 1)
+    return track
+
+
+def _after_undo(state: SagaState, step: StepState, track: Track, entry: StepSucceeded) -> StepState:
+    """An undo accounts for the effect it was given: the oldest uncovered one at its claim.
+
+    "There was nothing" is an answer only while no effect is known; said of a known effect it counts
+    as a failed try.
+    """
+    given = state.effect_to_undo(entry.step)
+    if given is not None and given.seq > track.started_seq:
+        given = None
+    if entry.undone is False and given is not None:
+        return replace(step, undo=replace(track, failures=track.failures + 1))
+    found = given is not None or entry.reference is not None
+    step = replace(step, undone=step.undone or (entry.undone is not False and found))
+    return covered(step, track, given, entry.reference)
+
+
+def _after_probe(
+    state: SagaState, recorded: Recorded, step: StepState, track: Track, entry: StepProbed
+) -> SagaState:
+    """A probe that found the effect settles the step; one that did not is only one voice."""
+    if entry.landed:
+        step = replace(step, probe=track)
+        return _landed(state, recorded, step, entry)
+    if entry.landed is None:
+        track = replace(track, failures=track.failures + 1)
+    elif track.started_at is not None and step.forward.open_attempt is None:
+        step = replace(step, denials=(*step.denials, track.started_at))
+    return _with_step(state, entry.step, replace(step, probe=track))
+
+
+# -- what is heard about steps ---------------------------------------------------------------------
+
+
+def _on_late(state: SagaState, recorded: Recorded, entry: LateOutcomeRecorded) -> SagaState:
+    """A refused result still tells that an effect exists; a late undo tells nothing reliable."""
+    if entry.outcome != "succeeded" or entry.direction != Direction.FORWARD:
+        return state
+    return _landed(state, recorded, state.step(entry.step), entry)
+
+
+def _on_reported(state: SagaState, recorded: Recorded, entry: EffectReported) -> SagaState:
+    return _landed(state, recorded, state.step(entry.step), entry)
+
+
+def _landed(
+    state: SagaState,
+    recorded: Recorded,
+    step: StepState,
+    entry: LateOutcomeRecorded | EffectReported | StepProbed | StepSettled,
+) -> SagaState:
+    """An effect is known, whoever told of it."""
+    step = with_effect(step, recorded.seq, entry)
+    forward = replace(step.forward, unsettled=False, failed=False)
+    step = report(state, replace(step, forward=forward))
+    return _with_step(state, entry.step, step)
+
+
+def _on_settled(state: SagaState, recorded: Recorded, entry: StepSettled) -> SagaState:
+    step = state.step(entry.step)
+    if entry.direction == Direction.COMPENSATE:
+        track = replace(step.undo, unsettled=False, ended_at=recorded.at)
+        if not entry.landed:
+            generation = step.undo_generation + 1
+            track = replace(track, key_since=None, unknowns=0)
+            step = replace(step, undo=track, undo_generation=generation)
+            return _with_step(state, entry.step, step)
+        given = state.effect_to_undo(entry.step)
+        track = replace(track, started_seq=recorded.seq)
+        step = covered(replace(step, undone=True), track, given, entry.reference)
+        return _with_step(state, entry.step, step)
+    if entry.landed:
+        return _landed(state, recorded, step, entry)
+    forward = replace(
+        step.forward,
+        unsettled=False,
+        failures=step.forward.failures + 1,
+        unknowns=0,
+        key_since=None,
+        ended_at=recorded.at,
+    )
+    step = replace(step, forward=forward, generation=step.generation + 1, denials=())
+    return _with_step(state, entry.step, step)
+
+
+def _on_skipped(state: SagaState, _: Recorded, entry: StepSkipped) -> SagaState:
+    step = state.step(entry.step)
+    if entry.direction == Direction.COMPENSATE:
+        while (left := step.uncovered_effect) is not None:
+            step = covered(step, step.undo, left, None)
+        undo = replace(step.undo, done=True, unsettled=False)
+        step = replace(step, undo=undo, undone_seq=max(step.undone_seq, state.seq))
+        return _with_step(state, entry.step, step)
+    forward = replace(step.forward, unsettled=False, failed=False)
+    return _with_step(state, entry.step, replace(step, forward=forward, skipped=True))
+
+
+def _on_undo_failed(state: SagaState, _: Recorded, entry: UndoFailed) -> SagaState:
+    return _with_step(state, entry.step, reported_undone(state.step(entry.step), entry.reference))
+
+
+def _on_undo_skipped(state: SagaState, _: Recorded, entry: UndoSkipped) -> SagaState:
+    limit = state.step(entry.undone_by).undone_seq
+    step = state.step(entry.step)
+    effects = tuple(
+        replace(each, covered=True) if each.seq <= limit else each for each in step.effects
+    )
+    step = replace(step, effects=effects, undone_seq=limit, undone_by=entry.undone_by)
+    return _with_step(state, entry.step, step)
+
+
+def _fresh(step: StepState) -> StepState:
+    """The step with budgets that begin anew; what is unsettled stays unsettled."""
+
+    def anew(track: Track) -> Track:
+        return replace(track, failures=0, unknowns=0, crashes=0, failed=False, ended_at=None)
+
+    return replace(step, forward=anew(step.forward), undo=anew(step.undo), probe=anew(step.probe))
+
+
+def _with_step(state: SagaState, name: str, step: StepState) -> SagaState:
+    return replace(state, steps={**state.steps, name: step})
+
+
+def _with_track(step: StepState, direction: str, track: Track) -> StepState:
+    if direction == Direction.FORWARD:
+        return replace(step, forward=track)
+    if direction == Direction.COMPENSATE:
+        return replace(step, undo=track)
+    return replace(step, probe=track)
+
+
+_FOLDS: Mapping[type[Entry], Callable[[SagaState, Recorded, Any], SagaState]] = {
+    SagaStarted: _on_saga_started,
+    SagaLockGranted: lambda state, _, __: replace(state, lock_granted=True),
+    StepStarted: _on_started,
+    StepSucceeded: _on_outcome,
+    StepFailed: _on_outcome,
+    StepUnknown: _on_outcome,
+    StepReleased: _on_outcome,
+    StepWaiting: _on_outcome,
+    StepProbed: _on_outcome,
+    StepSettled: _on_settled,
+    StepSkipped: _on_skipped,
+    LateOutcomeRecorded: _on_late,
+    EffectReported: _on_reported,
+    UndoFailed: _on_undo_failed,
+    SignalReceived: _on_signal,
+    CancelRequested: lambda state, _, entry: replace(state, cancel=state.cancel or entry),
+    CancelRefused: lambda state, _, __: replace(state, is_cancel_refused=True),
+    UndoRequested: lambda state, _, entry: replace(state, undo_request=entry),
+    OperatorActed: lambda state, _, __: state,
+    UnwindingStarted: _on_unwinding,
+    UndoSkipped: _on_undo_skipped,
+    SagaParked: _on_parked,
+    SagaUnparked: _on_unparked,
+    SagaMigrated: _on_migrated,
+    SagaCompleted: _on_completed,
+    SagaCompensated: _on_end,
+    SagaResolved: _on_end,
+}

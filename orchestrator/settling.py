@@ -1,0 +1,134 @@
+"""Waits, and how an unknown becomes known: by replay, by probe, or by an operator.
+
+replay   the same key again: whatever is answered for it is the truth. Never past half the time
+         for which the other side remembers a key: then a replay could act anew.
+probe    ask whether it is there. "It landed" is believed at once. "It is not there" is believed
+         when said twice by probes that began after everything a given-up attempt may have sent
+         must have arrived: its timeout and the other side's lag after it was started.
+park     when both have nothing left: stop in front of an operator, with the question.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from orchestrator.actions import Action, AwaitSignal, Park, RunStep, Settle
+from orchestrator.definition import Step
+from orchestrator.entries import Direction, StepWaiting
+from orchestrator.pauses import backoff, not_before
+from orchestrator.state import SagaState, State, Track
+
+DENIALS = 2
+"""How often "not there" must be said before it is believed."""
+
+
+def settle(state: SagaState, step: Step, now: datetime, seed: str) -> Action:
+    """Return what settles a step that may have taken effect."""
+    track = state.step(step.name).forward
+    if isinstance(track.last, StepWaiting):
+        return after_waiting(state, step, Direction.FORWARD, track.last, now, seed)
+    due = not_before(track, step.retry, seed, step.name, Direction.FORWARD)
+    if may_replay(step, track, track.unknowns < step.retry.max_attempts, due or now, now):
+        return run(state, step, Direction.FORWARD, due)
+    if step.probe is not None:
+        return _probe(state, step, seed)
+    return Park(state=State.STUCK, steps=(step.name,), **_question(step, track, due or now, now))
+
+
+def may_replay(step: Step, track: Track, has_budget: bool, due: datetime, now: datetime) -> bool:
+    """Whether the same key may be used again at `due` for what is unsettled."""
+    return has_budget and track.crashes < step.max_crashes and key_is_young(step, track, due, now)
+
+
+def key_is_young(step: Step, track: Track, due: datetime, now: datetime) -> bool:
+    """Whether the other side surely still knows the key when it is used again."""
+    if step.key_life is None or track.key_since is None:
+        return True
+    return max(due, now) < track.key_since + step.key_life / 2
+
+
+def after_waiting(
+    state: SagaState,
+    step: Step,
+    direction: Direction,
+    wait: StepWaiting,
+    now: datetime,
+    seed: str,
+) -> AwaitSignal | RunStep:
+    """Hold on until the signal is there or the moment has passed; then a new attempt finds out."""
+    known = state.step(step.name)
+    track = known.track(direction)
+    until = datetime.fromisoformat(wait.until)
+    heard = wait.signal is not None and (
+        len(state.signals.get(wait.signal, ())) > known.signals_used.get(wait.signal, 0)
+    )
+    if not heard and now < until:
+        return AwaitSignal(step=step.name, signal=wait.signal, until=until)
+    due = None if heard else _after_an_empty_wait(track, step, until, seed)
+    return RunStep(step=step.name, direction=direction, attempt=track.attempts + 1, not_before=due)
+
+
+def run(state: SagaState, step: Step, direction: Direction, due: datetime | None) -> RunStep:
+    """Return the next attempt in one direction."""
+    track = state.step(step.name).track(direction)
+    return RunStep(
+        step=step.name,
+        direction=direction,
+        attempt=track.attempts + 1,
+        not_before=due,
+        alone=track.crashes > 0 and track.crashes == step.max_crashes - 1,
+    )
+
+
+def poison(step: Step) -> Park:
+    """Return the question in front of which a step that kills its workers is parked."""
+    return Park(
+        state=State.STUCK,
+        reason="poison",
+        question=f"{step.name} took {step.max_crashes} workers down: did it take effect, "
+        "and is it safe to run?",
+        steps=(step.name,),
+    )
+
+
+def _probe(state: SagaState, step: Step, seed: str) -> Action:
+    known = state.step(step.name)
+    believed = [each for each in known.denials if each >= _quiet_since(known.forward, step)]
+    if len(believed) >= DENIALS:
+        return Settle(step=step.name)
+    track = known.probe
+    if track.failures >= step.probe_retry.max_attempts or track.crashes >= step.max_crashes:
+        return Park(
+            state=State.STUCK,
+            reason="unknown",
+            question=f"Did {step.name} take effect? {known.forward.attempts} attempts and "
+            f"{track.attempts} probes, no answer.",
+            steps=(step.name,),
+        )
+    due = not_before(track, step.probe_retry, seed, step.name, Direction.PROBE)
+    if known.denials and not believed:
+        due = max(due or _quiet_since(known.forward, step), _quiet_since(known.forward, step))
+    return run(state, step, Direction.PROBE, due)
+
+
+def _quiet_since(track: Track, step: Step) -> datetime:
+    """From when on nothing of a given-up attempt can arrive any more, and all can be seen."""
+    assert track.started_at is not None, "only a step that was started is unsettled"
+    return track.started_at + step.timeout + step.lag
+
+
+def _question(step: Step, track: Track, due: datetime, now: datetime) -> dict[str, str]:
+    if track.crashes >= step.max_crashes:
+        asked = poison(step)
+        return {"reason": asked.reason, "question": asked.question}
+    why = f"{track.attempts} attempts, no answer"
+    if not key_is_young(step, track, due, now):
+        why = "its idempotency key is too old to be used again"
+    return {"reason": "unknown", "question": f"Did {step.name} take effect? {why}."}
+
+
+def _after_an_empty_wait(track: Track, step: Step, until: datetime, seed: str) -> datetime | None:
+    """A wait that was over when it was asked for must not make the step run without a pause."""
+    if track.ended_at is None or track.ended_at < until:
+        return None
+    return track.ended_at + backoff(step.retry, track.attempts, seed, step.name, track.attempts)

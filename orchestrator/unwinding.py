@@ -1,0 +1,187 @@
+"""What a saga that is taken back needs next: every step that may have run, undone in reverse.
+
+Steps that do not depend on each other are undone at the same time. When one cannot be undone, what
+does not depend on it still is; then the saga stops in front of an operator with what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from orchestrator.actions import (
+    Action,
+    Compensated,
+    Complete,
+    Park,
+    SkipUndo,
+    StartUnwinding,
+)
+from orchestrator.definition import Kind, SagaDefinition, Step
+from orchestrator.entries import Direction, StepWaiting
+from orchestrator.going_forward import is_past_the_pivot, parked_child
+from orchestrator.pauses import not_before
+from orchestrator.settling import after_waiting, key_is_young, run
+from orchestrator.state import SECOND_EFFECT, UNDO_REQUESTED, SagaState, State, StepState
+
+Definition = SagaDefinition[Any]
+
+
+def unwinding(
+    definition: Definition, state: SagaState, now: datetime, seed: str
+) -> tuple[Action, ...]:
+    """Name everything that a saga which is taken back needs now."""
+    actions: list[Action] = []
+    outstanding: list[str] = []
+    pending: set[str] = set()
+    for each in reversed(definition.steps):
+        if not needs_undo(state, each):
+            continue
+        if _waits_for(definition, each.name, pending):
+            pending.add(each.name)
+        elif _is_exhausted(state.step(each.name), each, now, seed) or _is_blocked(
+            definition, each.name, outstanding
+        ):
+            outstanding.append(each.name)
+        else:
+            pending.add(each.name)
+            actions.extend(_next_undo(state, each, now, seed))
+    if pending:
+        return _park_last(state, actions)
+    if outstanding:
+        return (_failed_compensation(outstanding),)
+    return (Complete(),) if state.undoes_second_effects_only else (Compensated(),)
+
+
+def after_the_end(definition: Definition, state: SagaState) -> tuple[Action, ...]:
+    """Name what reopens a saga that had ended: an effect nobody accounts for, or its parent."""
+    for each in definition.steps:
+        known = state.step(each.name)
+        if state.phase is State.COMPENSATED:
+            if known.uncovered_effect and needs_undo(state, each):
+                return (StartUnwinding(cause="late", step=each.name),)
+        elif known.second_effect and needs_undo_of_effect(each):
+            return (StartUnwinding(cause=SECOND_EFFECT, step=each.name),)
+    if (
+        state.phase is State.COMPLETED
+        and state.undo_request is not None
+        and not is_past_the_pivot(definition, state)
+    ):
+        return (StartUnwinding(cause=UNDO_REQUESTED, step=None),)
+    return ()
+
+
+def needs_undo(state: SagaState, definition: Step) -> bool:
+    """Whether the step may have had an effect that no compensation accounts for.
+
+    A pivot that proves to have succeeded after the saga had turned round cannot be undone by us.
+    """
+    step = state.step(definition.name)
+    if state.undoes_second_effects_only:
+        return step.second_effect is not None and needs_undo_of_effect(definition)
+    if definition.compensation is None:
+        return definition.kind is Kind.PIVOT and step.uncovered_effect is not None
+    if step.forward.attempts == step.forward.released and not step.effects:
+        return False
+    if step.undone_seq:
+        return step.uncovered_effect is not None
+    return not definition.transactional or bool(step.effects)
+
+
+def needs_undo_of_effect(definition: Step) -> bool:
+    """Whether a known effect of the step must be undone, or told of when nothing undoes it."""
+    if definition.compensation is not None:
+        return True
+    is_free = definition.read_only or definition.no_compensation is not None
+    return definition.kind is not Kind.COMPENSATABLE and not is_free
+
+
+def _waits_for(definition: Definition, name: str, pending: set[str]) -> bool:
+    """Whether a later step, directly or further on, is still to be undone before this one."""
+    return bool(pending) and any(
+        later in pending or _waits_for(definition, later, pending)
+        for later in definition.before[name]
+    )
+
+
+def _is_blocked(definition: Definition, name: str, outstanding: Sequence[str]) -> bool:
+    """Whether a step that names this one in `after` could not be undone.
+
+    The order in which steps are merely written down delays an undo but does not block it.
+    """
+    return any(
+        later in outstanding and definition.step(later).after is not None
+        for later in definition.before[name]
+    )
+
+
+def _is_exhausted(step: StepState, definition: Step, now: datetime, seed: str) -> bool:
+    track = step.undo
+    if definition.compensation is None:
+        return True
+    if track.open_attempt is not None or track.done or isinstance(track.last, StepWaiting):
+        return False
+    budget = definition.undo_retry.max_attempts
+    if track.failed or track.failures >= budget or track.unknowns >= budget:
+        return True
+    if track.crashes >= definition.max_crashes:
+        return True
+    due = not_before(track, definition.undo_retry, seed, definition.name, Direction.COMPENSATE)
+    return track.unsettled and not key_is_young(definition, track, due or now, now)
+
+
+def _next_undo(state: SagaState, step: Step, now: datetime, seed: str) -> list[Action]:
+    known = state.step(step.name)
+    if known.undo.open_attempt is not None:
+        return []
+    if _is_spared(state, step):
+        assert step.undone_by is not None, "only then it is spared"
+        return [SkipUndo(step=step.name, undone_by=step.undone_by)]
+    if isinstance(known.undo.last, StepWaiting):
+        child = parked_child(state, known, known.undo.last)
+        if child is not None:
+            return [_waits_for_its_child(step, child)]
+        return [after_waiting(state, step, Direction.COMPENSATE, known.undo.last, now, seed)]
+    due = not_before(known.undo, step.undo_retry, seed, step.name, Direction.COMPENSATE)
+    return [run(state, step, Direction.COMPENSATE, due)]
+
+
+def _is_spared(state: SagaState, step: Step) -> bool:
+    """Whether a later step's compensation undid this one too: it undid an effect that came after.
+
+    Where only second effects are taken back, each has to be undone by its own step.
+    """
+    if step.undone_by is None or state.undoes_second_effects_only:
+        return False
+    effect = state.effect_to_undo(step.name)
+    later = state.step(step.undone_by)
+    return later.undone and (effect is None or effect.seq < later.undone_seq)
+
+
+def _park_last(state: SagaState, actions: Sequence[Action]) -> tuple[Action, ...]:
+    """Park for a child only when nothing else of the saga can move or is moving."""
+    moving = [each for each in actions if not isinstance(each, Park)]
+    if moving or state.is_open:
+        return tuple(moving)
+    return tuple(actions[:1])
+
+
+def _waits_for_its_child(step: Step, child: str) -> Park:
+    return Park(
+        state=State.FAILED_COMPENSATION,
+        reason="child_parked",
+        question=f"The child saga of {step.name} is parked ({child}): answer its question, and "
+        "this saga goes on by itself.",
+        steps=(step.name,),
+    )
+
+
+def _failed_compensation(outstanding: Sequence[str]) -> Park:
+    names = ", ".join(outstanding)
+    return Park(
+        state=State.FAILED_COMPENSATION,
+        reason="compensation_exhausted",
+        question=f"{names} could not be undone: is it undone by other means, or to be retried?",
+        steps=tuple(outstanding),
+    )
