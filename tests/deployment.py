@@ -20,12 +20,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import psutil
 import pytest
 import redis
+from kombu.transport.redis import Channel
 
 from orchestrator.client import NotStarted, SagaClient
 from orchestrator.definition import SagaDefinition
@@ -51,6 +52,7 @@ from steps.gateways.sandbox.process import SandboxProcess
 from steps.storage.stock import restock
 from tests.worker_processes import until
 from workers.bootstrap import build_doorbell
+from workers.broker import NEW
 from workers.local_servers.running_servers import RunningServers
 from workers.settings import Settings
 
@@ -368,8 +370,8 @@ class Deployment:
 
     def queue_length(self) -> int:
         """How many messages wait in the default queue."""
-        length: Any = self.broker.llen(QUEUE)
-        return int(length)
+        lists = [QUEUE, f"{QUEUE}{Channel.sep}{NEW}"]
+        return sum(int(cast("Any", self.broker.llen(each))) for each in lists)
 
     def execute(self, statement: str) -> None:
         """Change the database behind everybody's back, so that a test need not wait for hours."""

@@ -49,8 +49,14 @@ _CONNECTING: Mapping[str, Any] = {
     "max_retries": 0,
 }
 
+UNDER_WAY, NEW = 0, 9
+"""Priorities of messages: what was begun goes before what is new.
+
+A lost attempt that is repeated, or an undo, must not wait behind every saga that started since.
+"""
+
 _REDIS: Mapping[str, Any] = {
-    "priority_steps": [0],  # one list per queue instead of four
+    "priority_steps": [UNDER_WAY, NEW],  # two lists per queue instead of four
     "health_check_interval": 10,
     "socket_timeout": 5,  # a publish on a dead connection would wait for ever
     "socket_connect_timeout": 5,

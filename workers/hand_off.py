@@ -11,7 +11,7 @@ from kombu import Producer, Queue
 from orchestrator.doorbell import Doorbell, DoorbellError, Ring
 from orchestrator.entries import Direction
 from orchestrator.instrumentation import emit
-from workers.broker import queue_named
+from workers.broker import NEW, UNDER_WAY, queue_named
 
 BATCH = 500
 
@@ -20,6 +20,11 @@ def task_name(definition: str, step: str, direction: str) -> str:
     """Return the Celery task of a step, of its compensation or of its probe."""
     name = f"{definition}.{step}"
     return name if direction == Direction.FORWARD else f"{name}.{direction}"
+
+
+def _priority(ring: Ring) -> int:
+    is_first_try = ring.attempt == 1 and ring.direction == Direction.FORWARD
+    return NEW if is_first_try else UNDER_WAY
 
 
 class FallbackDoorbell:
@@ -87,6 +92,7 @@ class CeleryDoorbell:
             task_name(ring.definition, ring.step, ring.direction),
             kwargs={"saga_id": str(ring.saga_id), "attempt": ring.attempt},
             queue=self._queue(ring.queue),
+            priority=_priority(ring),
             declare=[],  # workers declare what they consume; a ring into nowhere is a lost ring
             producer=producer,
             ignore_result=True,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from kombu.transport.redis import Channel
 
 from orchestrator import coordinator, keys
 from orchestrator.definitions import Definitions
@@ -37,7 +38,7 @@ from tests.chaos.enumerator import (
     counted_outside,
     run_checkout,
 )
-from workers.broker import broker_configuration
+from workers.broker import NEW, broker_configuration
 from workers.settings import Settings
 
 pytestmark = [
@@ -76,7 +77,7 @@ def world(database: str, broker_url: str, gateway: SandboxProcess) -> Iterator[W
             engine=engine,
             app=app,
             broker=broker,
-            queue_keys=("amends:amends",),
+            queue_keys=("amends:amends", f"amends:amends{Channel.sep}{NEW}"),
             judge=judge,
             settings=settings,
             definition=checkout,
