@@ -19,10 +19,12 @@ PURE = (
     "entries",
     "errors",
     "keys",
+    "money_at_risk",
     "payloads",
     "planning",
     "state",
     "state_machine",
+    "unsettled",
 )
 
 FORBIDDEN_MODULES = {

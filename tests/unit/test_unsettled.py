@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from orchestrator.definition import Retry
 from orchestrator.entries import Direction
+from orchestrator.state import State
 from orchestrator.unsettled import Unsettled, unsettled
 from tests.histories import COMPENSATE, MORNING, History, doing, saga
 
@@ -48,4 +50,10 @@ def test_an_undo_may_be_unknown_too() -> None:
 
 def test_a_step_that_waits_for_the_payer_is_not_waiting_for_us() -> None:
     history = History(SHOP).unknown("pay").waits("pay", "challenge", hours=1)
+    assert unsettled(history.log) == []
+
+
+def test_a_parked_saga_asks_a_person_already() -> None:
+    history = History(saga(doing("pay", retry=Retry(max_attempts=1)))).unknown("pay")
+    assert history.visible is State.STUCK
     assert unsettled(history.log) == []
