@@ -147,6 +147,7 @@ class GatewayCapabilities:
         authorization_lifetime: how long money stays held without a capture.
         lookup_lag: how long after an effect `find` may still not see it.
         business_zone: IANA zone in which the report's days begin and end.
+        keys_found: the operations by whose keys `find` knows a payment.
         exponents: currencies whose minor unit differs from ISO 4217 at this gateway.
     """
 
@@ -161,6 +162,7 @@ class GatewayCapabilities:
     authorization_lifetime: timedelta
     lookup_lag: timedelta
     business_zone: str
+    keys_found: frozenset[MovementKind]
     exponents: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def exponent(self, currency: str) -> int:
@@ -234,9 +236,9 @@ class PaymentGateway(Protocol):
     ) -> Sequence[ChargeResult]:
         """The payments that exactly one of the names identifies, oldest first; none is ().
 
-        `key` may be the key of any operation on the payment. More than one payment for a key or
-        an order is a charge too many. Straight after a lost answer "none" proves nothing: see
-        `capabilities.lookup_lag`.
+        `key` may be that of any operation in `capabilities.keys_found`. More than one payment for
+        a key or an order is a charge too many. Straight after a lost answer "none" proves nothing:
+        see `capabilities.lookup_lag`.
         """
         ...
 

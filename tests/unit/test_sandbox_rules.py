@@ -22,24 +22,23 @@ from steps.gateways.errors import (
     PaymentStateError,
     RateLimitedError,
 )
+from steps.gateways.http_calls import Unanswered
 from steps.gateways.payment import ChargeStatus
 from steps.gateways.sandbox.classification import (
     BY_CODE,
     Response,
-    Unanswered,
     error_of,
     lookup_error_of,
 )
 from steps.gateways.sandbox.faults import FaultKind, FaultRule, FaultScript, Match, Subject
-from steps.gateways.sandbox.rules import (
+from steps.gateways.sandbox.movements import (
     AUTHORIZATION_LIFETIME_SECONDS,
-    TOKENS,
     Command,
     Movement,
     Operation,
-    decide,
     fold,
 )
+from steps.gateways.sandbox.rules import TOKENS, decide
 
 AMOUNT = 1000
 OK = "tok_ok"

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from orchestrator.seam import durable
-from steps.gateways.errors import InvalidRequestError, PaymentError
-from steps.gateways.sandbox.answers import UnreadableAnswerError
+from steps.gateways.arguments import checked_key
+from steps.gateways.errors import PaymentError
+from steps.gateways.http_calls import Unanswered
+from steps.gateways.reading import UnreadableAnswerError
 from steps.gateways.sandbox.classification import (
     Response,
-    Unanswered,
     error_of,
     lookup_error_of,
     unreadable,
@@ -37,11 +38,7 @@ def perform(
     Raises:
         PaymentError: the call ended in any other way; see `classification`.
     """
-    if not (key.isascii() and key.isprintable() and 0 < len(key) <= KEY_MAX_LENGTH):
-        raise InvalidRequestError(
-            f"an idempotency key is 1 to {KEY_MAX_LENGTH} printable ASCII characters",
-            code="invalid_key",
-        )
+    checked_key(key, longest=KEY_MAX_LENGTH)
 
     def action() -> T:
         ending = transport.post(path, body, key=key, timeout_seconds=timeout_seconds)
@@ -66,18 +63,6 @@ def ask(
         return _value(ending, read, lookup_error_of)
 
     return durable(name, action)
-
-
-def one_name(**names: str | None) -> dict[str, str]:
-    """The one name that was given to find by.
-
-    Raises:
-        ValueError: none or several were given.
-    """
-    given = {name: value for name, value in names.items() if value is not None}
-    if len(given) != 1:
-        raise ValueError(f"find by exactly one of {', '.join(names)}")
-    return given
 
 
 def _value(

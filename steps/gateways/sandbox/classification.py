@@ -37,6 +37,8 @@ from steps.gateways.errors import (
     RateLimitedError,
     ShipmentRefusedError,
 )
+from steps.gateways.http_calls import Unanswered
+from steps.gateways.reading import UnreadableAnswerError
 from steps.gateways.sandbox import answers
 
 
@@ -52,14 +54,6 @@ class Response:
     @property
     def is_success(self) -> bool:
         return self.body is not None and self.status in {200, 201, 202}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unanswered:
-    """A call that ended without a complete answer; `reason` names the transport's error."""
-
-    was_sent: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +148,7 @@ def lookup_error_of(ending: Response | Unanswered) -> PaymentError:
     return error
 
 
-def unreadable(response: Response, error: answers.UnreadableAnswerError) -> Response:
+def unreadable(response: Response, error: UnreadableAnswerError) -> Response:
     """A success whose content cannot be read, as an answer that says nothing."""
     return Response(
         status=response.status, body={"error": {"code": "unreadable", "message": str(error)}}
@@ -173,7 +167,7 @@ def _error_of_answer(response: Response) -> PaymentError:
     if build is not None and 400 <= response.status < 500:  # noqa: PLR2004 - the 4xx family
         try:
             return build(refusal)
-        except answers.UnreadableAnswerError:
+        except UnreadableAnswerError:
             pass
     elif fields.get("no_effect") is True:
         return GatewayUnavailableError(

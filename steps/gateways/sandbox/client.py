@@ -7,7 +7,9 @@ from datetime import date, timedelta
 from typing import Final
 from urllib.parse import quote
 
+from steps.gateways.arguments import one_name
 from steps.gateways.carrier import Shipment, ShipmentRequest
+from steps.gateways.done_before import captured_before, refunded_before, released_before
 from steps.gateways.errors import AuthenticationRequiredError, PaymentStateError
 from steps.gateways.payment import (
     CaptureRequest,
@@ -15,13 +17,13 @@ from steps.gateways.payment import (
     ChargeResult,
     ChargeStatus,
     GatewayCapabilities,
+    MovementKind,
     RefundRequest,
     RefundResult,
-    RefundStatus,
     ReportLine,
 )
 from steps.gateways.sandbox import answers
-from steps.gateways.sandbox.calls import KEY_MAX_LENGTH, ask, one_name, perform
+from steps.gateways.sandbox.calls import KEY_MAX_LENGTH, ask, perform
 from steps.gateways.sandbox.transport import Transport
 from steps.money import Money
 
@@ -37,6 +39,7 @@ SANDBOX_CAPABILITIES: Final = GatewayCapabilities(
     authorization_lifetime=timedelta(days=7),
     lookup_lag=timedelta(seconds=2),  # it has none of its own; the fault `not_found` plays one
     business_zone="UTC",
+    keys_found=frozenset(MovementKind) - {MovementKind.REFUND_FAILED},
 )
 
 
@@ -86,7 +89,7 @@ class SandboxGateway:
                 read=answers.payment,
             )
         except PaymentStateError as error:
-            return _if_captured_before(error, request)
+            return captured_before(error, request)
 
     def void(self, reference: str, *, key: str, timeout_seconds: float) -> ChargeResult:
         try:
@@ -100,7 +103,7 @@ class SandboxGateway:
                 read=answers.payment,
             )
         except PaymentStateError as error:
-            return _if_released_before(error)
+            return released_before(error)
 
     def refund(self, request: RefundRequest, *, key: str, timeout_seconds: float) -> RefundResult:
         try:
@@ -114,7 +117,7 @@ class SandboxGateway:
                 read=answers.refund,
             )
         except PaymentStateError as error:
-            return _if_refunded_before(error, request)
+            return refunded_before(error, request)
 
     def find(
         self,
@@ -194,30 +197,3 @@ class SandboxCarrier:
 
 def _amount_json(amount: Money) -> dict[str, object]:
     return {"amount_minor": amount.minor, "currency": amount.currency}
-
-
-def _if_captured_before(error: PaymentStateError, request: CaptureRequest) -> ChargeResult:
-    """The same amount taken before, under whatever key, is what was asked for; given back, not."""
-    existing = error.existing
-    if error.code != "already_captured" or existing is None or existing.refunded.minor:
-        raise error
-    if existing.captured != request.amount:
-        raise error
-    return existing
-
-
-def _if_released_before(error: PaymentStateError) -> ChargeResult:
-    """A hold that is gone, by a void or by its age, is what was asked for."""
-    existing = error.existing
-    if existing and existing.status in {ChargeStatus.VOIDED, ChargeStatus.EXPIRED}:
-        return existing
-    raise error
-
-
-def _if_refunded_before(error: PaymentStateError, request: RefundRequest) -> RefundResult:
-    """Only one refund of exactly this amount is it: several smaller ones are another story."""
-    if error.code == "already_refunded" and error.existing:
-        standing = [r for r in error.existing.refunds if r.status is not RefundStatus.FAILED]
-        if len(standing) == 1 and standing[0].amount == request.amount:
-            return standing[0]
-    raise error

@@ -15,7 +15,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from steps.gateways.sandbox.rules import Operation
+from steps.gateways.sandbox.movements import Operation
 
 
 class FaultKind(StrEnum):

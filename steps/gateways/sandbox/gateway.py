@@ -6,31 +6,20 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from steps.gateways.payment import ChargeStatus, RefundStatus
 from steps.gateways.sandbox import wire
 from steps.gateways.sandbox.faults import FaultKind, Plan
+from steps.gateways.sandbox.form import INTERNAL_ERROR, KEY_CONFLICT, Form
 from steps.gateways.sandbox.journal import Journal
 from steps.gateways.sandbox.ledger import Answer, KeptAnswer, Ledger, Received
-from steps.gateways.sandbox.rules import (
-    KEY_LIFETIME_SECONDS,
-    Command,
-    Operation,
-    Payment,
-    Verdict,
-    decide,
-    fold,
-)
+from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment, fold
+from steps.gateways.sandbox.notes import Notes
+from steps.gateways.sandbox.rules import CHALLENGE_ENDS, KEY_LIFETIME_SECONDS, Verdict, decide
 
-_PREFIX: Final = {
-    Operation.AUTHORIZE: "pay",
-    Operation.REFUND: "ref",
-    Operation.SHIP: "shp",
-}
-_STORED_500: Final = Verdict(
-    status=500, answer="internal_error", message="the gateway failed while working on this"
-)
+_DONE: Final = frozenset({200, 201, 202})
+_LEAVES_AN_OBJECT: Final = _DONE | {402}  # a declined payment is one, an invalid one is not
 
 
 class Clock:
@@ -46,6 +35,14 @@ class Clock:
         self._ahead_seconds += seconds
 
 
+class NotPossibleError(Exception):
+    """What was asked of the back stage cannot be; `verdict` says why."""
+
+    def __init__(self, status: int, answer: str, message: str) -> None:
+        super().__init__(message)
+        self.verdict = Verdict(status=status, answer=answer, message=message)
+
+
 class Gateway:
     """Payments, refunds and shipments over one ledger. All calls come from one thread.
 
@@ -53,13 +50,13 @@ class Gateway:
     that nothing is announced that is not durable.
     """
 
-    def __init__(self, ledger: Ledger, journal: Journal, clock: Clock, *, base_url: str) -> None:
+    def __init__(self, ledger: Ledger, journal: Journal, notes: Notes, clock: Clock) -> None:
         self._ledger = ledger
         self._journal = journal
+        self._notes = notes
         self._clock = clock
-        self._base_url = base_url
 
-    def execute(self, command: Command, received: Received, plan: Plan) -> Answer:
+    def execute(self, command: Command, received: Received, plan: Plan, form: Form) -> Answer:
         """Do what is asked, or replay the key's first answer, in one transaction."""
         now = self._clock.now()
         fingerprint = wire.fingerprint_of(command)
@@ -68,12 +65,12 @@ class Gateway:
                 self._ledger.forget(command.key)
             kept = self._kept(command.key, now)
             if kept is None:
-                answer = self._first_answer(command, plan, now)
+                answer = self._first_answer(command, plan, form, now)
                 self._ledger.keep(command.key, fingerprint, answer, at=now)
             elif kept.fingerprint == fingerprint:
                 answer = kept.answer
             else:
-                answer = wire.error(409, "key_conflict", "this key was used with other parameters")
+                answer = form.refusal(KEY_CONFLICT)
             received.replayed = answer.replayed
         return answer
 
@@ -87,78 +84,76 @@ class Gateway:
 
     def payments(
         self, *, reference: str | None, key: str | None, order_reference: str | None
-    ) -> list[dict[str, Any]]:
+    ) -> list[Payment]:
         """Payments by one of their names, oldest first."""
         if reference is not None:
-            references: Iterable[str | None] = (reference,)
-        else:
-            movements = self._ledger.movements_under(key=key, order_reference=order_reference)
-            references = dict.fromkeys(m.payment_reference for m in movements)
-        found = (self.payment(name) for name in references if name)
-        return [self._rendered(payment) for payment in found if payment]
+            return self.payments_of([reference])
+        movements = self._ledger.movements_under(key=key, order_reference=order_reference)
+        return self.payments_of(m.payment_reference for m in movements)
+
+    def payments_of(self, references: Iterable[str | None]) -> list[Payment]:
+        """The payments of these references, each once, in the order of their first mention."""
+        found = (self.payment(name) for name in dict.fromkeys(references) if name)
+        return [payment for payment in found if payment]
 
     def shipments(
         self, *, reference: str | None, key: str | None, order_reference: str | None
-    ) -> list[dict[str, Any]]:
-        """Shipments by one of their names, oldest first."""
+    ) -> list[Movement]:
+        """The movements of shipments by one of their names, oldest first."""
         if reference is not None:
             movements = self._ledger.movements_with(reference)
         else:
             movements = self._ledger.movements_under(key=key, order_reference=order_reference)
-        return [
-            wire.shipment_json(movement)
-            for movement in movements
-            if movement.operation is Operation.SHIP and movement.effective
-        ]
+        return [each for each in movements if each.operation is Operation.SHIP and each.effective]
 
-    def report(self, day: date, *, after: int, limit: int) -> list[dict[str, Any]]:
+    def report(self, day: date, *, after: int, limit: int) -> list[Movement]:
         """The money that moved on a UTC day, by pages in order of `seq`."""
-        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        lines = self._ledger.effects_between(
-            midnight.timestamp(),
-            (midnight + timedelta(days=1)).timestamp(),
-            after=after,
-            limit=limit,
+        start = day_start(day)
+        return self._ledger.effects_between(
+            start, start + timedelta(days=1).total_seconds(), after=after, limit=limit
         )
-        return [wire.movement_json(line) for line in lines]
 
-    def end_challenge(self, reference: str, *, passed: bool) -> Answer:
-        """The payer passes or fails the 3-D Secure challenge; only an open one can end."""
+    def end_challenge(self, reference: str, end: str) -> Payment:
+        """The payer passes, fails or lets lapse the 3-D Secure challenge; only an open one can end.
+
+        `end` is a key of `CHALLENGE_ENDS`.
+
+        Raises:
+            NotPossibleError: no such payment, or no open challenge.
+        """
         now = self._clock.now()
         with self._ledger.transaction():
-            payment = fold(self._ledger.movements_of(reference), now=now)
-            if payment is None:
-                return wire.error(404, "payment_not_found", "no such payment")
-            if payment.status is not ChargeStatus.REQUIRES_ACTION:
-                verdict = Verdict(
-                    status=409, answer="no_open_challenge", message=f"payment is {payment.status}"
-                )
-                return wire.refusal(verdict, self._rendered(payment))
+            payment = self._must_exist(reference)
+            if payment.status is not ChargeStatus.REQUIRES_ACTION or not payment.is_confirmed:
+                raise NotPossibleError(409, "no_open_challenge", f"payment is {payment.status}")
+            answer = CHALLENGE_ENDS[end]
             self._ledger.append(
                 _authorization_of(payment),
                 at=now,
                 reference=reference,
                 payment_reference=reference,
                 order_reference=payment.order_reference,
-                effective=passed,
-                answer="authorized" if passed else "challenge_failed",
+                effective=answer == "authorized",
+                answer=answer,
             )
-            return Answer(status=200, body=self._rendered_anew(reference))
+            return self._must_exist(reference)
 
-    def end_refund(self, reference: str, *, failed: bool) -> Answer:
-        """A pending refund reaches the payer's bank, or bounces days later."""
-        now = self._clock.now()
+    def end_refund(self, reference: str, *, failed: bool) -> Payment:
+        """A pending refund reaches the payer's bank, or bounces days later.
+
+        Raises:
+            NotPossibleError: no such refund, or it has ended.
+        """
         with self._ledger.transaction():
             opened = self._ledger.movements_with(reference)
             if not opened or opened[0].operation is not Operation.REFUND:
-                return wire.error(404, "refund_not_found", "no such refund")
-            payment_reference = opened[0].payment_reference or ""
-            payment = fold(self._ledger.movements_of(payment_reference), now=now)
-            if payment is None or not any(
+                raise NotPossibleError(404, "refund_not_found", "no such refund")
+            payment = self._must_exist(opened[0].payment_reference or "")
+            if not any(
                 refund.reference == reference and refund.status is RefundStatus.PENDING
                 for refund in payment.refunds
             ):
-                return wire.error(409, "refund_not_pending", "the refund has ended before")
+                raise NotPossibleError(409, "refund_not_pending", "the refund has ended before")
             operation = Operation.REFUND_FAILED if failed else Operation.REFUND_SETTLED
             self._ledger.append(
                 Command(
@@ -167,14 +162,20 @@ class Gateway:
                     amount_minor=opened[0].amount_minor,
                     currency=opened[0].currency,
                 ),
-                at=now,
+                at=self._clock.now(),
                 reference=reference,
-                payment_reference=payment_reference,
+                payment_reference=payment.reference,
                 order_reference=payment.order_reference,
                 effective=failed,  # settling moves nothing: it was counted when accepted
                 answer=operation.value,
             )
-            return Answer(status=200, body=self._rendered_anew(payment_reference))
+            return self._must_exist(payment.reference)
+
+    def _must_exist(self, reference: str) -> Payment:
+        payment = self.payment(reference)
+        if payment is None:
+            raise NotPossibleError(404, "payment_not_found", "no such payment")
+        return payment
 
     def _kept(self, key: str, now: float) -> KeptAnswer | None:
         kept = self._ledger.kept(key)
@@ -182,24 +183,25 @@ class Gateway:
             return None
         return kept
 
-    def _first_answer(self, command: Command, plan: Plan, now: float) -> Answer:
+    def _first_answer(self, command: Command, plan: Plan, form: Form, now: float) -> Answer:
         stored_500 = plan.get(FaultKind.STORED_500)
         payment = self.payment(command.payment_reference) if command.payment_reference else None
         if stored_500 is not None and not stored_500.lands:
-            return self._record(command, payment, _STORED_500, now)
-        verdict = decide(command, payment, forced=plan.forced_answer(command.operation))
-        answer = self._record(command, payment, verdict, now)
-        return wire.refusal(_STORED_500) if stored_500 is not None else answer
+            verdict = INTERNAL_ERROR
+        else:
+            verdict = decide(command, payment, forced=plan.forced_answer(command.operation))
+        answer = self._record(command, payment, verdict, form, now)
+        return form.refusal(INTERNAL_ERROR) if stored_500 is not None else answer
 
     def _record(
-        self, command: Command, payment: Payment | None, verdict: Verdict, now: float
+        self, command: Command, payment: Payment | None, verdict: Verdict, form: Form, now: float
     ) -> Answer:
         if command.operation is Operation.VOID and payment is not None:
             command = replace(command, amount_minor=payment.amount_minor, currency=payment.currency)
-        reference = self._reference_for(command, verdict)
-        payment_reference = (
-            reference if command.operation is Operation.AUTHORIZE else command.payment_reference
-        )
+        reference = self._reference_for(command, verdict, form)
+        payment_reference = command.payment_reference
+        if command.operation is Operation.AUTHORIZE:
+            payment_reference = payment_reference or reference
         movement = self._ledger.append(
             command,
             at=now,
@@ -209,30 +211,25 @@ class Gateway:
             effective=verdict.effective,
             answer=verdict.answer,
         )
-        existing = self._rendered_anew(payment_reference) if payment_reference else {}
-        match verdict.status, command.operation:
-            case ((200 | 201 | 202), Operation.SHIP):
-                return Answer(status=verdict.status, body=wire.shipment_json(movement))
-            case ((200 | 201 | 202), Operation.REFUND):
-                return Answer(status=verdict.status, body=existing["refunds"][-1])
-            case ((200 | 201 | 202), _):
-                return Answer(status=verdict.status, body=existing)
-            case _:
-                return wire.refusal(verdict, existing or None)
+        if movement.reference and verdict.status in _LEAVES_AN_OBJECT:
+            self._notes.pin(movement.reference, command.notes)
+        existing = self.payment(payment_reference) if payment_reference else None
+        if verdict.status in _DONE:
+            return form.success(command, verdict, existing, movement)
+        return form.refusal(verdict, existing)
 
-    def _reference_for(self, command: Command, verdict: Verdict) -> str | None:
-        """A new object's reference. A declined payment is an object too; an invalid one is not."""
-        opens = verdict.status in {200, 201, 202, 402}
-        if opens and command.operation in _PREFIX:
-            return self._ledger.next_reference(_PREFIX[command.operation])
-        return None
+    def _reference_for(self, command: Command, verdict: Verdict, form: Form) -> str | None:
+        """A new object's reference; whoever confirms a payment or works on one opens none."""
+        confirms = command.operation is Operation.AUTHORIZE and command.payment_reference
+        prefix = None if confirms else form.prefixes.get(command.operation)
+        if prefix is None or verdict.status not in _LEAVES_AN_OBJECT:
+            return None
+        return self._ledger.next_reference(prefix)
 
-    def _rendered(self, payment: Payment) -> dict[str, Any]:
-        return wire.payment_json(payment, base_url=self._base_url)
 
-    def _rendered_anew(self, reference: str) -> dict[str, Any]:
-        payment = self.payment(reference)
-        return self._rendered(payment) if payment else {}
+def day_start(day: date) -> float:
+    """When a UTC day begins, in seconds since the epoch."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
 
 
 def _authorization_of(payment: Payment) -> Command:

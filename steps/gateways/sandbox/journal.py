@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from steps.gateways.sandbox.ledger import Ledger, Received
-from steps.gateways.sandbox.rules import Operation
+from steps.gateways.sandbox.movements import Operation
 
 
 class Journal:

@@ -166,6 +166,10 @@ class SandboxJudge:
         """Play the payer in front of a 3-D Secure challenge."""
         self._post(f"/sandbox/challenges/{reference}/{'complete' if passed else 'fail'}")
 
+    def expire_challenge(self, reference: str) -> None:
+        """Let a 3-D Secure challenge lapse because the payer never came."""
+        self._post(f"/sandbox/challenges/{reference}/expire")
+
     def end_refund(self, reference: str, *, failed: bool) -> None:
         """Let a pending refund settle or fail."""
         self._post(f"/sandbox/refunds/{reference}/{'fail' if failed else 'settle'}")

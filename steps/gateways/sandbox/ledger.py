@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from steps.gateways.sandbox.rules import Command, Movement, Operation
+from steps.gateways.sandbox.movements import Command, Movement, Operation
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS identity (prefix TEXT NOT NULL);
@@ -144,6 +144,11 @@ class Ledger:
         self._db.executescript(_SCHEMA)
         self._prefix = self._identity()
         self._last_seq = self._scalar("SELECT coalesce(max(seq), 0) FROM movement")
+
+    @property
+    def database(self) -> sqlite3.Connection:
+        """For what lies beside the ledger; write inside `transaction` only."""
+        return self._db
 
     @property
     def last_seq(self) -> int:

@@ -14,13 +14,20 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 
 from steps.gateways.sandbox import wire
 from steps.gateways.sandbox.connections import Connections, NoAnswer
 from steps.gateways.sandbox.faults import FaultKind, FaultScript, Plan, Subject
+from steps.gateways.sandbox.form import (
+    INTERNAL_ERROR,
+    KEY_IN_USE,
+    RATE_LIMITED,
+    UNAVAILABLE,
+    Form,
+)
 from steps.gateways.sandbox.journal import Journal
 from steps.gateways.sandbox.ledger import Answer, Received
 
@@ -49,17 +56,19 @@ class Pipeline:
         self._holds: list[_Hold] = []
 
     async def run(
-        self, received: Received, act: Callable[[Plan], Answer], *, asked_key: str | None = None
+        self,
+        received: Received,
+        act: Callable[[Plan], Answer],
+        *,
+        form: Form,
+        asked_key: str | None = None,
     ) -> Response:
-        """Answer `received` with what `act` does, unless a fault answers for it.
+        """Answer `received` with what `act` does, unless a fault answers for it in `form`.
 
         `asked_key` is the key that a lookup asks about, for rules that match on it.
         """
         if received.key in self._keys_in_flight:
-            return self._respond(
-                received,
-                wire.error(409, "key_in_use", "an earlier request with this key is in flight"),
-            )
+            return self._respond(received, form.refusal(KEY_IN_USE))
         plan = self._faults.plan(
             Subject(
                 operation=received.operation,
@@ -72,13 +81,13 @@ class Pipeline:
         received.faults = tuple(kind.value for kind in plan)
         try:
             with self._in_flight(received.key):
-                answer = await self._before(plan, received) or act(plan)
+                answer = await self._before(plan, received, form) or act(plan)
         except _DroppedError:
             return self._drop(received)
         except sqlite3.Error:  # a full disk, say: everything was rolled back
             self._journal.abandon(received)
             raise
-        return await self._after(plan, received, answer)
+        return await self._after(plan, received, answer, form)
 
     def release(self, order_reference: str | None) -> int:
         """Let held requests go on, all or those of one order, and return how many."""
@@ -88,24 +97,24 @@ class Pipeline:
             self._holds.remove(hold)
         return len(chosen)
 
-    async def _before(self, plan: Plan, received: Received) -> Answer | None:
+    async def _before(self, plan: Plan, received: Received, form: Form) -> Answer | None:
         """Refuse, hold, delay; then an answer in place of the effect, or None to go on."""
         if (rule := plan.get(FaultKind.RATE_LIMITED)) is not None:
-            body = wire.error(429, "rate_limited", "too many requests", no_effect=True).body
-            return Answer(status=429, body=body, retry_after_seconds=rule.retry_after_seconds)
+            refused = form.refusal(RATE_LIMITED, vouches=True)
+            return replace(refused, retry_after_seconds=rule.retry_after_seconds)
         await self._wait(plan, FaultKind.HOLD_BEFORE, FaultKind.SLOW_BEFORE, received)
         if FaultKind.DROP_BEFORE in plan:
             raise _DroppedError
         if (rule := plan.get(FaultKind.ERROR_BEFORE)) is not None:
-            return wire.error(503, "unavailable", "try again later", no_effect=rule.vouches)
+            return form.refusal(UNAVAILABLE, vouches=rule.vouches)
         return None
 
-    async def _after(self, plan: Plan, received: Received, answer: Answer) -> Response:
+    async def _after(self, plan: Plan, received: Received, answer: Answer, form: Form) -> Response:
         await self._wait(plan, FaultKind.HOLD_AFTER, FaultKind.SLOW_AFTER, received)
         if FaultKind.DROP_AFTER in plan:
             return self._drop(received)
         if FaultKind.ERROR_AFTER in plan:
-            answer = wire.error(500, "internal_error", "the gateway failed")
+            answer = form.refusal(INTERNAL_ERROR)
         return self._respond(received, answer)
 
     async def _wait(

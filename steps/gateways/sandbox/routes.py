@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from typing import Any, TypeVar
 
@@ -13,11 +13,12 @@ from starlette.routing import Route
 
 from steps.gateways.sandbox import wire
 from steps.gateways.sandbox.faults import FaultKind, Plan
+from steps.gateways.sandbox.form import KEY_MAX_LENGTH
 from steps.gateways.sandbox.gateway import Gateway
 from steps.gateways.sandbox.journal import Journal
 from steps.gateways.sandbox.ledger import Answer
+from steps.gateways.sandbox.movements import Command, Operation
 from steps.gateways.sandbox.pipeline import Pipeline
-from steps.gateways.sandbox.rules import Command, Operation
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -33,10 +34,13 @@ class _MalformedError(Exception):
 class GatewayRoutes:
     """Effects by POST with an idempotency key, questions by GET."""
 
-    def __init__(self, gateway: Gateway, journal: Journal, pipeline: Pipeline) -> None:
+    def __init__(
+        self, gateway: Gateway, journal: Journal, pipeline: Pipeline, form: wire.OwnForm
+    ) -> None:
         self._gateway = gateway
         self._journal = journal
         self._pipeline = pipeline
+        self._form = form
 
     def routes(self) -> list[Route]:
         return [
@@ -66,10 +70,18 @@ class GatewayRoutes:
         return await self._effect(request, Operation.SHIP, wire.ShipBody)
 
     async def _find_payments(self, request: Request) -> Response:
-        return await self._find(request, "payments", self._gateway.payments)
+        return await self._find(
+            request,
+            "payments",
+            lambda **names: map(self._form.payment, self._gateway.payments(**names)),
+        )
 
     async def _find_shipments(self, request: Request) -> Response:
-        return await self._find(request, "shipments", self._gateway.shipments)
+        return await self._find(
+            request,
+            "shipments",
+            lambda **names: map(wire.shipment_json, self._gateway.shipments(**names)),
+        )
 
     async def _report(self, request: Request) -> Response:
         after, limit = wire.page_of(request.query_params)
@@ -79,10 +91,12 @@ class GatewayRoutes:
             return wire.response(wire.error(400, "malformed_request", "day=YYYY-MM-DD is required"))
 
         def page(_plan: Plan) -> Answer:
-            lines = self._gateway.report(day, after=after, limit=limit)
+            moved = self._gateway.report(day, after=after, limit=limit)
+            lines = [wire.movement_json(each) for each in moved]
             return Answer(status=200, body=wire.page_json("lines", lines, limit, key="seq"))
 
-        return await self._pipeline.run(self._journal.receive(Operation.LIST), page)
+        received = self._journal.receive(Operation.LIST)
+        return await self._pipeline.run(received, page, form=self._form)
 
     async def _effect(self, request: Request, operation: Operation, body_type: type[B]) -> Response:
         try:
@@ -103,11 +117,13 @@ class GatewayRoutes:
             reference=reference,
         )
         return await self._pipeline.run(
-            received, lambda plan: self._gateway.execute(command, received, plan)
+            received,
+            lambda plan: self._gateway.execute(command, received, plan, self._form),
+            form=self._form,
         )
 
     async def _find(
-        self, request: Request, kind: str, find: Callable[..., list[dict[str, Any]]]
+        self, request: Request, kind: str, find: Callable[..., Iterable[dict[str, Any]]]
     ) -> Response:
         names = {
             name: request.query_params.get(name) for name in ("reference", "key", "order_reference")
@@ -120,24 +136,23 @@ class GatewayRoutes:
             )
 
         def answer(plan: Plan) -> Answer:
-            return Answer(
-                status=200, body={kind: [] if FaultKind.NOT_FOUND in plan else find(**names)}
-            )
+            found = [] if FaultKind.NOT_FOUND in plan else list(find(**names))
+            return Answer(status=200, body={kind: found})
 
         received = self._journal.receive(
             Operation.FIND,
             order_reference=names["order_reference"],
             reference=names["reference"],
         )
-        return await self._pipeline.run(received, answer, asked_key=names["key"])
+        return await self._pipeline.run(received, answer, form=self._form, asked_key=names["key"])
 
 
 def _key_of(request: Request) -> str:
     key = request.headers.get(wire.KEY_HEADER, "")
     if not key:
         raise _MalformedError("key_required", "an Idempotency-Key header is mandatory")
-    if len(key) > wire.KEY_MAX_LENGTH:
-        raise _MalformedError("key_too_long", f"a key has at most {wire.KEY_MAX_LENGTH} characters")
+    if len(key) > KEY_MAX_LENGTH:
+        raise _MalformedError("key_too_long", f"a key has at most {KEY_MAX_LENGTH} characters")
     return key
 
 

@@ -1,99 +1,19 @@
-"""What the sandbox gateway allows: pure rules over the movements of one payment.
+"""What the sandbox gateway allows: pure rules over the payment that a request names.
 
-A payment is nothing but the fold of its movements in the ledger. `STATUS_AFTER` says which
-movement leads to which status; every answer that is not in the table changed nothing. `decide`
-looks at the folded payment and says yes or no; it never writes.
+`decide` looks at the folded payment and says yes or no; it never writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from steps.gateways.payment import ChargeStatus, RefundStatus
+from steps.gateways.payment import ChargeStatus
+from steps.gateways.sandbox.movements import UNCONFIRMED, Command, Operation, Payment
 from steps.money import EXPONENTS
 
-AUTHORIZATION_LIFETIME_SECONDS: Final = 7 * 24 * 3600
 KEY_LIFETIME_SECONDS: Final = 24 * 3600
-
-
-class Operation(StrEnum):
-    """What can be asked of the gateway, and what can happen to a refund later."""
-
-    AUTHORIZE = "authorize"
-    CAPTURE = "capture"
-    VOID = "void"
-    REFUND = "refund"
-    SHIP = "ship"
-    FIND = "find"
-    LIST = "list"
-    REFUND_SETTLED = "refund_settled"
-    REFUND_FAILED = "refund_failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """One request for an effect, as it was understood."""
-
-    operation: Operation
-    key: str
-    order_reference: str | None = None
-    payment_reference: str | None = None
-    amount_minor: int = 0
-    currency: str = ""
-    token: str = ""
-    destination: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Movement:
-    """One row of the ledger. `effective` means that money, a hold or a parcel moved.
-
-    `key` is empty where nobody asked for it: a refund that settled or failed by itself.
-    """
-
-    seq: int
-    at: float
-    operation: Operation
-    key: str
-    reference: str | None
-    payment_reference: str | None
-    order_reference: str | None
-    amount_minor: int
-    currency: str
-    effective: bool
-    answer: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refund:
-    reference: str
-    key: str
-    created_at: float
-    amount_minor: int
-    status: RefundStatus
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payment:
-    """A payment as its movements tell."""
-
-    reference: str
-    order_reference: str
-    key: str
-    created_at: float
-    amount_minor: int
-    currency: str
-    status: ChargeStatus
-    authorized_at: float = 0.0
-    captured_minor: int = 0
-    refunds: tuple[Refund, ...] = ()
-
-    @property
-    def refunded_minor(self) -> int:
-        return sum(r.amount_minor for r in self.refunds if r.status is not RefundStatus.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,30 +31,24 @@ TOKENS: Final[Mapping[str, str]] = {
     "tok_declined": "card_declined",
     "tok_insufficient_funds": "insufficient_funds",
     "tok_challenge": "requires_action",
+    "pm_card_visa": "authorized",
+    "pm_card_chargeDeclined": "card_declined",
+    "pm_card_chargeDeclinedInsufficientFunds": "insufficient_funds",
+    "pm_card_authenticationRequired": "requires_action",
 }
-"""What each payment-method token makes of an authorization."""
+"""What each payment-method token makes of an authorization; ``pm_`` are Stripe's test cards."""
 
-STATUS_AFTER: Final[Mapping[tuple[Operation, str], ChargeStatus]] = {
-    (Operation.AUTHORIZE, "authorized"): ChargeStatus.AUTHORIZED,
-    (Operation.AUTHORIZE, "requires_action"): ChargeStatus.REQUIRES_ACTION,
-    (Operation.AUTHORIZE, "card_declined"): ChargeStatus.DECLINED,
-    (Operation.AUTHORIZE, "insufficient_funds"): ChargeStatus.DECLINED,
-    (Operation.AUTHORIZE, "challenge_failed"): ChargeStatus.DECLINED,
-    (Operation.CAPTURE, "captured"): ChargeStatus.CAPTURED,
-    (Operation.VOID, "voided"): ChargeStatus.VOIDED,
-    (Operation.VOID, "called_off"): ChargeStatus.VOIDED,
+CHALLENGE_ENDS: Final = {
+    "complete": "authorized",
+    "fail": "challenge_failed",
+    "expire": "challenge_expired",
 }
-
-REFUND_STATUS_AFTER: Final[Mapping[str, RefundStatus]] = {
-    "refunded": RefundStatus.SUCCEEDED,
-    "refund_pending": RefundStatus.PENDING,
-    "refund_settled": RefundStatus.SUCCEEDED,
-    "refund_failed": RefundStatus.FAILED,
-}
+"""How a 3-D Secure challenge can end, by the word that ends it."""
 
 _AUTHORIZE_VERDICTS: Final = {
     "authorized": Verdict(status=201, answer="authorized", effective=True),
     "requires_action": Verdict(status=202, answer="requires_action"),
+    UNCONFIRMED: Verdict(status=202, answer=UNCONFIRMED),
     "card_declined": Verdict(
         status=402, answer="card_declined", message="the issuer declined the card"
     ),
@@ -161,30 +75,22 @@ _REFUSED_VOID: Final = {
 }
 
 
-def fold(movements: Iterable[Movement], *, now: float) -> Payment | None:
-    """The payment that these movements (of one payment, in order) add up to at `now`."""
-    payment: Payment | None = None
-    for movement in movements:
-        payment = _after(payment, movement)
-    if payment is None:
-        return None
-    return replace(payment, status=_status_at(payment, now))
-
-
 def decide(command: Command, payment: Payment | None, *, forced: str | None = None) -> Verdict:
     """Whether the gateway does `command` to `payment`, the one it names.
 
     `forced` is a scripted answer: an outcome of `TOKENS`, "refund_pending" or "refused".
     """
     match command.operation:
-        case Operation.AUTHORIZE:
+        case Operation.AUTHORIZE if command.payment_reference is None:
             return _invalid_amount(command) or _authorize(command, forced)
         case Operation.SHIP:
             return _ship(forced)
         case _ if payment is None:
             return Verdict(status=404, answer="payment_not_found", message="no such payment")
+        case Operation.AUTHORIZE:
+            return _confirm(command, payment, forced)
         case Operation.VOID:
-            return _void(payment)
+            return _void(command, payment)
         case _ if command.currency != payment.currency:
             return _refused("currency_mismatch", f"the payment is in {payment.currency}")
         case Operation.CAPTURE:
@@ -193,70 +99,18 @@ def decide(command: Command, payment: Payment | None, *, forced: str | None = No
             return _invalid_amount(command) or _refund(command, payment, forced)
 
 
-def _after(payment: Payment | None, movement: Movement) -> Payment | None:
-    status = STATUS_AFTER.get((movement.operation, movement.answer))
-    if payment is None:
-        return _opened(movement, status) if status else None
-    if movement.answer in REFUND_STATUS_AFTER:
-        return replace(payment, refunds=_refunds_after(payment.refunds, movement))
-    match status:
-        case None:
-            return payment
-        case ChargeStatus.AUTHORIZED:
-            return replace(payment, status=status, authorized_at=movement.at)
-        case ChargeStatus.CAPTURED:
-            return replace(payment, status=status, captured_minor=movement.amount_minor)
-        case _:
-            return replace(payment, status=status)
-
-
-def _opened(movement: Movement, status: ChargeStatus) -> Payment:
-    return Payment(
-        reference=movement.payment_reference or "",
-        order_reference=movement.order_reference or "",
-        key=movement.key,
-        created_at=movement.at,
-        authorized_at=movement.at,
-        amount_minor=movement.amount_minor,
-        currency=movement.currency,
-        status=status,
-    )
-
-
-def _refunds_after(refunds: tuple[Refund, ...], movement: Movement) -> tuple[Refund, ...]:
-    status = REFUND_STATUS_AFTER[movement.answer]
-    if movement.operation is Operation.REFUND:
-        opened = Refund(
-            reference=movement.reference or "",
-            key=movement.key,
-            created_at=movement.at,
-            amount_minor=movement.amount_minor,
-            status=status,
-        )
-        return (*refunds, opened)
-    return tuple(
-        replace(refund, status=status) if refund.reference == movement.reference else refund
-        for refund in refunds
-    )
-
-
-def _status_at(payment: Payment, now: float) -> ChargeStatus:
-    match payment.status:
-        case ChargeStatus.AUTHORIZED if (
-            now >= payment.authorized_at + AUTHORIZATION_LIFETIME_SECONDS
-        ):
-            return ChargeStatus.EXPIRED
-        case ChargeStatus.CAPTURED if payment.refunded_minor == payment.captured_minor:
-            return ChargeStatus.REFUNDED
-        case _:
-            return payment.status
-
-
 def _authorize(command: Command, forced: str | None) -> Verdict:
     outcome = forced or TOKENS.get(command.token)
     if outcome is None:
         return Verdict(status=400, answer="invalid_token", message="no such payment method token")
-    return _AUTHORIZE_VERDICTS[outcome]
+    return _AUTHORIZE_VERDICTS[outcome if command.confirms else UNCONFIRMED]
+
+
+def _confirm(command: Command, payment: Payment, forced: str | None) -> Verdict:
+    is_declined = payment.status is ChargeStatus.DECLINED
+    if payment.is_confirmed and not (is_declined and command.declined_is_open):
+        return _refused("already_confirmed", f"the payment is {payment.status}")
+    return _authorize(command, forced)
 
 
 def _ship(forced: str | None) -> Verdict:
@@ -275,12 +129,15 @@ def _capture(command: Command, payment: Payment) -> Verdict:
     return Verdict(status=200, answer="captured", effective=True)
 
 
-def _void(payment: Payment) -> Verdict:
+def _void(command: Command, payment: Payment) -> Verdict:
+    called_off = Verdict(status=200, answer="called_off")  # nothing was held, so nothing moves
     match payment.status:
         case ChargeStatus.AUTHORIZED:
             return Verdict(status=200, answer="voided", effective=True)
-        case ChargeStatus.REQUIRES_ACTION:  # nothing was held yet, so nothing moves
-            return Verdict(status=200, answer="called_off")
+        case ChargeStatus.REQUIRES_ACTION:
+            return called_off
+        case ChargeStatus.DECLINED if command.declined_is_open:
+            return called_off
         case status:
             return _refused(_REFUSED_VOID[status], f"the payment is {status}")
 

@@ -16,9 +16,11 @@ from steps.gateways.sandbox.faults import FaultScript
 from steps.gateways.sandbox.gateway import Clock, Gateway
 from steps.gateways.sandbox.journal import Journal
 from steps.gateways.sandbox.ledger import Ledger
+from steps.gateways.sandbox.notes import Notes
 from steps.gateways.sandbox.pipeline import Pipeline
 from steps.gateways.sandbox.routes import GatewayRoutes
 from steps.gateways.sandbox.stage import StageRoutes
+from steps.gateways.sandbox.wire import OwnForm
 
 _KEEP_ALIVE_SECONDS = 75  # longer than any client keeps one, so no request meets a closing socket
 _LARGEST_BACKLOG = 512
@@ -70,7 +72,8 @@ def build_app(ledger: Ledger, connections: Connections, *, base_url: str, logs: 
     clock = Clock()
     journal = Journal(ledger)
     faults = FaultScript()
-    gateway = Gateway(ledger, journal, clock, base_url=base_url)
+    form = OwnForm(base_url)
+    gateway = Gateway(ledger, journal, Notes(ledger), clock)
     pipeline = Pipeline(journal, faults, connections, logs=logs)
     stage = StageRoutes(
         ledger=ledger,
@@ -79,8 +82,10 @@ def build_app(ledger: Ledger, connections: Connections, *, base_url: str, logs: 
         faults=faults,
         pipeline=pipeline,
         clock=clock,
+        form=form,
     )
-    return Starlette(routes=[*GatewayRoutes(gateway, journal, pipeline).routes(), *stage.routes()])
+    own = GatewayRoutes(gateway, journal, pipeline, form)
+    return Starlette(routes=[*own.routes(), *stage.routes()])
 
 
 def _listen(host: str, port: int) -> socket.socket:

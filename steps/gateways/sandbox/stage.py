@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -9,10 +11,12 @@ from starlette.routing import Route
 
 from steps.gateways.sandbox import wire
 from steps.gateways.sandbox.faults import FaultRule, FaultScript
-from steps.gateways.sandbox.gateway import Clock, Gateway
+from steps.gateways.sandbox.gateway import Clock, Gateway, NotPossibleError
 from steps.gateways.sandbox.journal import Journal
 from steps.gateways.sandbox.ledger import Ledger
+from steps.gateways.sandbox.movements import Payment
 from steps.gateways.sandbox.pipeline import Pipeline
+from steps.gateways.sandbox.rules import CHALLENGE_ENDS
 
 
 class StageRoutes:
@@ -27,6 +31,7 @@ class StageRoutes:
         faults: FaultScript,
         pipeline: Pipeline,
         clock: Clock,
+        form: wire.OwnForm,
     ) -> None:
         self._ledger = ledger
         self._journal = journal
@@ -34,6 +39,7 @@ class StageRoutes:
         self._faults = faults
         self._pipeline = pipeline
         self._clock = clock
+        self._form = form
 
     def routes(self) -> list[Route]:
         return [
@@ -58,18 +64,24 @@ class StageRoutes:
         return JSONResponse({"reference": payment.reference, "status": payment.status.value})
 
     async def _end_challenge(self, request: Request) -> Response:
-        passed = {"complete": True, "fail": False}.get(request.path_params["end"])
-        if passed is None:
-            return wire.response(wire.error(404, "not_found", "POST …/complete or …/fail"))
-        reference = request.path_params["reference"]
-        return wire.response(self._gateway.end_challenge(reference, passed=passed))
+        reference, end = request.path_params["reference"], request.path_params["end"]
+        if end not in CHALLENGE_ENDS:
+            ends = ", ".join(CHALLENGE_ENDS)
+            return wire.response(wire.error(404, "not_found", f"POST …/ one of {ends}"))
+        return self._ended(lambda: self._gateway.end_challenge(reference, end))
 
     async def _end_refund(self, request: Request) -> Response:
+        reference = request.path_params["reference"]
         failed = {"settle": False, "fail": True}.get(request.path_params["end"])
         if failed is None:
             return wire.response(wire.error(404, "not_found", "POST …/settle or …/fail"))
-        reference = request.path_params["reference"]
-        return wire.response(self._gateway.end_refund(reference, failed=failed))
+        return self._ended(lambda: self._gateway.end_refund(reference, failed=failed))
+
+    def _ended(self, end: Callable[[], Payment]) -> Response:
+        try:
+            return JSONResponse(self._form.payment(end()))
+        except NotPossibleError as error:
+            return wire.response(self._form.refusal(error.verdict))
 
     async def _add_fault(self, request: Request) -> Response:
         try:

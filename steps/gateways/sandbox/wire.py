@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,11 +14,11 @@ from starlette.responses import JSONResponse
 
 from steps.gateways.payment import ChargeStatus
 from steps.gateways.sandbox.ledger import Answer, Received
-from steps.gateways.sandbox.rules import Command, Movement, Payment, Refund, Verdict
+from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment, Refund
+from steps.gateways.sandbox.rules import Verdict
 from steps.money import LARGEST_MINOR
 
 KEY_HEADER: Final = "idempotency-key"
-KEY_MAX_LENGTH: Final = 255
 REPLAYED_HEADER: Final = "idempotent-replayed"
 LARGEST_PAGE: Final = 10_000
 
@@ -66,8 +67,45 @@ def fingerprint_of(command: Command) -> str:
         command.currency,
         command.token,
         command.destination,
+        command.confirms,
+        sorted(command.notes.items()),
     )
     return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()
+
+
+class OwnForm:
+    """The gateway's own words. `base_url` is where payers find their challenges."""
+
+    prefixes: Final = MappingProxyType(
+        {Operation.AUTHORIZE: "pay", Operation.REFUND: "ref", Operation.SHIP: "shp"}
+    )
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+
+    def success(
+        self, command: Command, verdict: Verdict, payment: Payment | None, movement: Movement
+    ) -> Answer:
+        """The object that was opened or changed: the shipment, the refund or the payment."""
+        if payment is None:
+            return Answer(status=verdict.status, body=shipment_json(movement))
+        if command.operation is Operation.REFUND:
+            body = refund_json(payment.refunds[-1], payment)
+            return Answer(status=verdict.status, body=body)
+        return Answer(status=verdict.status, body=self.payment(payment))
+
+    def refusal(
+        self, verdict: Verdict, payment: Payment | None = None, *, vouches: bool = False
+    ) -> Answer:
+        """A no with its reason, and the payment as it stands where there is one."""
+        extra: dict[str, Any] = {"payment": self.payment(payment)} if payment else {}
+        if vouches:
+            extra["no_effect"] = True
+        return error(verdict.status, verdict.answer, verdict.message, **extra)
+
+    def payment(self, payment: Payment) -> dict[str, Any]:
+        """A payment as every answer about it shows it."""
+        return payment_json(payment, base_url=self._base_url)
 
 
 def payment_json(payment: Payment, *, base_url: str) -> dict[str, Any]:
@@ -84,7 +122,7 @@ def payment_json(payment: Payment, *, base_url: str) -> dict[str, Any]:
         "created_at": instant(payment.created_at),
         "refunds": [refund_json(refund, payment) for refund in payment.refunds],
     }
-    if payment.status is ChargeStatus.REQUIRES_ACTION:
+    if payment.status is ChargeStatus.REQUIRES_ACTION and payment.is_confirmed:
         rendered["challenge_url"] = f"{base_url}/sandbox/challenges/{payment.reference}"
     return rendered
 
@@ -160,14 +198,6 @@ def page_of(query: Mapping[str, str]) -> tuple[int, int]:
     after, limit = query.get("after", ""), query.get("limit", "")
     wanted = int(limit) if limit.isdecimal() else 1000
     return int(after) if after.isdecimal() else 0, max(1, min(wanted, LARGEST_PAGE))
-
-
-def refusal(verdict: Verdict, payment: dict[str, Any] | None = None) -> Answer:
-    """A no with its reason, and the payment as it stands where there is one."""
-    answer = error(verdict.status, verdict.answer, verdict.message)
-    if payment is not None:
-        answer.body["error"]["payment"] = payment
-    return answer
 
 
 def error(status: int, code: str, message: str, **extra: Any) -> Answer:

@@ -1,0 +1,53 @@
+"""What a caller pinned to a payment or a refund, to find it by later or to see it again.
+
+Notes lie beside the ledger, in the same file and the same transactions, and may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from steps.gateways.sandbox.ledger import Ledger
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS note (
+    reference TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (reference, name)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS note_value ON note (name, value);
+"""
+
+
+class Notes:
+    """Names and values by reference. Write inside a transaction of the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._db = ledger.database
+        self._db.executescript(_SCHEMA)
+
+    def pin(self, reference: str, notes: Mapping[str, str]) -> None:
+        """Add notes; an empty value takes the note of that name away."""
+        for name, value in notes.items():
+            if value:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO note VALUES (?, ?, ?)", (reference, name, value)
+                )
+            else:
+                self._db.execute(
+                    "DELETE FROM note WHERE reference = ? AND name = ?", (reference, name)
+                )
+
+    def of(self, reference: str) -> dict[str, str]:
+        rows = self._db.execute("SELECT name, value FROM note WHERE reference = ?", (reference,))
+        return {row["name"]: row["value"] for row in rows}
+
+    def bearing(self, name: str, value: str) -> list[str]:
+        """The references of everything that bears this note, in order."""
+        rows = self._db.execute(
+            "SELECT reference FROM note WHERE name = ? AND value = ? ORDER BY reference",
+            (name, value),
+        )
+        return [row["reference"] for row in rows]
