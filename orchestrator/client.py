@@ -9,57 +9,46 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pydantic import BaseModel
-
+from orchestrator.context import Effect, Movement
 from orchestrator.definition import SagaDefinition
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell, Ring, SilentDoorbell, ring_each
-from orchestrator.entries import CancelRequested, Json, Recorded, SagaStarted
+from orchestrator.entries import Json
 from orchestrator.errors import (
     AmendsError,
     ConcurrentStartError,
     IdempotencyConflictError,
     LogUnavailableError,
-    PayloadError,
+    SagaLockedError,
     SagaNotFoundError,
-    StateConflictError,
     WaitTimeoutError,
 )
-from orchestrator.folding import apply
+from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
-from orchestrator.payloads import (
-    checked_key,
-    checked_trace,
-    fingerprint,
-    read_back,
-    to_json,
-    validated,
-)
-from orchestrator.planning import first_look, scheduled
-from orchestrator.state import SagaState, State
-from orchestrator.state_machine import decide
+from orchestrator.mover import Mover
+from orchestrator.new_sagas import Origin, Payload, new_saga
+from orchestrator.outside_facts import Cancellation, OutsideFacts
+from orchestrator.state import State
 from orchestrator.storage.callers_transaction import (
     CallersTransaction,
     HiddenHolderError,
     Transaction,
 )
-from orchestrator.storage.database import Database, Moved
+from orchestrator.storage.database import Database, LockHeld, Moved
 from orchestrator.storage.reads import Reads, SagaSummary
 from orchestrator.storage.rows import NewSaga
-from orchestrator.storage.saga_log import SagaLog, new_id
+from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.signals import Signals
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-Payload = BaseModel | Mapping[str, Any]
-
 BATCH = 500
-MAX_REASON_LENGTH = 500
 START_TRIES = 6
 """Two bulk starts of the same keys may lose to each other; more often than this is overload."""
 
@@ -103,6 +92,17 @@ class SagaClient:
         database = Database(engine)
         self._log = SagaLog(database)
         self._reads = Reads(database)
+        self._outside = OutsideFacts(
+            self._log,
+            self._reads,
+            Signals(database),
+            Mover(
+                self._log,
+                Signals(database),
+                definitions or Definitions(),
+                doorbell or SilentDoorbell(),
+            ),
+        )
         self._doorbell = doorbell or SilentDoorbell()
         self._has_doorbell = not isinstance(self._doorbell, SilentDoorbell)
         self._definitions = definitions or Definitions()
@@ -126,6 +126,7 @@ class SagaClient:
         key: str,
         session: Transaction | None = None,
         trace: Mapping[str, str] | None = None,
+        origin: Origin | None = None,
     ) -> Started:
         """Start a saga, or return the one that this key already started with this payload.
 
@@ -137,20 +138,29 @@ class SagaClient:
         Args:
             key: the business's own name for this run (the order id), 1 to 200 characters.
             trace: trace context (``traceparent``), kept with the saga for whoever traces it.
+            origin: the saga that waits for this one, or that this one repeats.
 
         Raises:
             PayloadError, InvalidKeyError, UnknownDefinitionError: nothing was written.
             IdempotencyConflictError: the key holds a saga with another payload.
+            SagaLockedError: another saga is at work on what this one locks, and it may not queue.
             ConcurrentStartError: the caller's isolation level hides who holds the key; the
                 caller's transaction goes on.
             LogUnavailableError: Postgres did not answer. Repeat the start: it is idempotent.
         """
         caller = None if session is None else CallersTransaction(session)
         will_ring = self._has_doorbell and (caller is None or caller.tells_commit)
-        saga = self._new_saga(self._named(definition), payload, key, trace, will_ring=will_ring)
+        saga = new_saga(
+            self._named(definition),
+            payload,
+            key,
+            will_ring=will_ring,
+            trace=trace,
+            origin=origin or Origin(),
+        )
         if caller is None:
             created = self._commit([saga])
-            self._ring([saga] if created else [])
+            self._begin([saga] if created else [])
         else:
             created = self._start_inside(saga, caller)
         if saga.id in created:
@@ -180,7 +190,7 @@ class SagaClient:
         prepared: list[NewSaga | NotStarted] = []
         for key, payload in batch:
             try:
-                saga = self._new_saga(definition, payload, key, will_ring=self._has_doorbell)
+                saga = new_saga(definition, payload, key, will_ring=self._has_doorbell)
                 prepared.append(saga)
             except AmendsError as error:
                 prepared.append(NotStarted(key=str(key), error=error))
@@ -188,62 +198,38 @@ class SagaClient:
         first: dict[str, NewSaga] = {}
         for each in sagas:
             first.setdefault(each.key, each)
-        created = self._commit(list(first.values())) if sagas else set[UUID]()
+        created, locked_out = self._commit_batch(list(first.values()))
         fresh = [each for each in sagas if each.id in created]
-        self._ring(fresh)
+        self._begin(fresh)
         for each in fresh:
             _tell_started(each)
         others = [each.key for each in sagas if each.id not in created]
         holders = self._log.holders(definition.name, others) if others else {}
         return [
-            each if isinstance(each, NotStarted) else _answer(each, created, holders)
+            each
+            if isinstance(each, NotStarted)
+            else locked_out.get(each.id) or _answer(each, created, holders)
             for each in prepared
         ]
+
+    def _commit_batch(self, sagas: Sequence[NewSaga]) -> tuple[set[UUID], dict[UUID, NotStarted]]:
+        """Together where that is safe; one by one where a lock may refuse one of them."""
+        together = [each for each in sagas if not each.lock_granted]
+        created = self._commit(together) if together else set[UUID]()
+        locked_out: dict[UUID, NotStarted] = {}
+        for each in sagas:
+            if not each.lock_granted:
+                continue
+            try:
+                created |= self._commit([each])
+            except SagaLockedError as error:
+                locked_out[each.id] = NotStarted(key=each.key, error=error)
+        return created, locked_out
 
     def _named(self, definition: SagaDefinition[Any] | str) -> SagaDefinition[Any]:
         if isinstance(definition, str):
             return self._definitions.latest(definition)
         return definition
-
-    def _new_saga(
-        self,
-        definition: SagaDefinition[Any],
-        payload: Payload,
-        key: str,
-        trace: Mapping[str, str] | None = None,
-        *,
-        will_ring: bool,
-    ) -> NewSaga:
-        whole = validated(definition, payload)
-        model = read_back(definition, whole)
-        saga_id = new_id()
-        deadline = None if definition.deadline is None else definition.deadline.total_seconds()
-        started = SagaStarted(
-            payload=whole,
-            skipped=[each.name for each in definition.steps if each.when and not each.when(model)],
-            deadline_seconds=deadline,
-            trace=None if trace is None else checked_trace(trace),
-        )
-        moment = datetime.now(UTC)  # any moment serves: first steps are due at once
-        state = apply(SagaState(), Recorded(seq=1, at=moment, entry=started))
-        decision = decide(definition, state, moment, str(saga_id))
-        return NewSaga(
-            id=saga_id,
-            definition=definition.name,
-            version=definition.version,
-            definition_hash=definition.hash,
-            key=checked_key(key),
-            fingerprint=fingerprint(payload),
-            attributes={name: whole[name] for name in definition.attributes if name in whole},
-            started=started,
-            deadline_seconds=deadline,
-            due_in_seconds=_due_in(saga_id, deadline) if decision.runs else 0.0,
-            trace=trace,
-            state=State.RUNNING,
-            attempts=[
-                scheduled(definition, run, moment, will_ring=will_ring) for run in decision.runs
-            ],
-        )
 
     def _commit(self, sagas: Sequence[NewSaga]) -> set[UUID]:
         for _ in range(START_TRIES):
@@ -251,18 +237,26 @@ class SagaClient:
                 return self._log.start(sagas)
             except Moved:
                 continue
+            except LockHeld as error:
+                if self._log.holders(sagas[0].definition, [sagas[0].key]):
+                    return set()  # its own earlier start holds the lock
+                raise _locked(sagas[0]) from error
         raise LogUnavailableError("Postgres is too busy to start sagas; repeat the start")
 
     def _start_inside(self, saga: NewSaga, caller: CallersTransaction) -> set[UUID]:
         try:
             created = caller.start(self._log, saga)
+        except LockHeld as error:
+            if self._log.holders(saga.definition, [saga.key], caller.connection):
+                return set()
+            raise _locked(saga) from error
         except HiddenHolderError as error:
             raise ConcurrentStartError(
                 f"key {saga.key!r} was started by a transaction this one cannot see; "
                 "repeat the start in a new transaction"
             ) from error
         if created:
-            caller.after_commit([lambda: _tell_started(saga), lambda: self._ring([saga])])
+            caller.after_commit([lambda: _tell_started(saga), lambda: self._begin([saga])])
         return created
 
     def _existing(self, saga: NewSaga, caller: CallersTransaction | None) -> Started:
@@ -292,8 +286,12 @@ class SagaClient:
             if each.rung
         ]
 
-    def _ring(self, sagas: Iterable[NewSaga]) -> None:
+    def _begin(self, sagas: Sequence[NewSaga]) -> None:
+        """Ring for the first steps, and let what is in line for a lock look whether it is first."""
         ring_each(self._doorbell, self._rings(sagas))
+        for each in sagas:
+            if each.lock is not None and not each.lock_granted:
+                self._outside.look(each.id)
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -328,6 +326,22 @@ class SagaClient:
             limit=limit,
         )
 
+    def child_of(self, parent_id: UUID, step: str) -> SagaSummary | None:
+        """Return the saga that this step of the parent started last, or None."""
+        return self._reads.child_of(parent_id, step)
+
+    def results(self, saga_id: UUID) -> dict[str, Json]:
+        """Return what the steps of a saga returned so far, by step.
+
+        Raises:
+            SagaNotFoundError: there is none of that id.
+        """
+        snapshot = self._log.read(saga_id)
+        if snapshot is None:
+            raise SagaNotFoundError(f"no saga {saga_id}", saga_id=saga_id)
+        steps = replay(snapshot.entries).steps
+        return {name: known.effect.result for name, known in steps.items() if known.effect}
+
     def wait(self, saga_id: UUID, timeout: timedelta | float = 30.0) -> SagaSummary:
         """Wait until the saga ended or is parked, and return it.
 
@@ -353,35 +367,106 @@ class SagaClient:
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, 0.5)
 
-    def cancel(self, saga_id: UUID, *, reason: str, actor: str = "client") -> SagaSummary:
+    # -- telling ----------------------------------------------------------------------------------
+
+    def cancel(self, saga_id: UUID, *, reason: str, actor: str = "client") -> Cancellation:
         """Ask for the saga to be taken back; what runs finishes first.
 
-        The request is a fact of the log when this returns. Past the pivot it has no effect. A saga
-        for which it was made before is returned as it stands.
+        The request is a fact of the log when this returns. The answer says what came of it so far:
+        ``accepted`` (it is being taken back), ``pending`` (a running step, or the pivot, has to be
+        answered first) or ``refused`` (the pivot is behind). A saga for which it was made before
+        gives today's answer. To end a saga *without* taking anything back, see `abandon`.
 
         Raises:
             PayloadError: no reason, or more than 500 characters of reason or actor.
             SagaNotFoundError: there is none of that id.
             StateConflictError: the saga has ended or is parked.
         """
-        if not reason.strip():
-            raise PayloadError("cancel needs a reason")
-        if max(len(reason), len(actor)) > MAX_REASON_LENGTH:
-            raise PayloadError(f"reason and actor have at most {MAX_REASON_LENGTH} characters")
-        movable = (State.RUNNING, State.WAITING)
-        fact = CancelRequested(reason=to_json(reason), actor=to_json(actor))
-        accepted = self._log.append_fact(saga_id, fact, movable, once=True)
-        found = self.get(saga_id)
-        if not accepted and self._log.has(saga_id, CancelRequested):
-            return found
-        if not accepted:
-            raise StateConflictError(
-                f"saga {saga_id} is {found.state}; only a running saga can be cancelled",
-                saga_id=saga_id,
-                state=found.state,
-            )
-        emit("saga.cancel_requested", saga_id=saga_id, reason=reason, actor=actor)
-        return found
+        return self._outside.cancel(self.get(saga_id), reason=reason, actor=actor)
+
+    def abandon(self, saga_id: UUID, *, reason: str, actor: str) -> SagaSummary:
+        """Close a saga as it stands: nothing is taken back, and it never moves again by itself.
+
+        Raises:
+            PayloadError: no reason or actor, or more than 500 characters of either.
+            SagaNotFoundError: there is none of that id.
+            StateConflictError: it has ended, or an attempt of it runs now.
+        """
+        self._outside.abandon(self.get(saga_id), reason=reason, actor=actor)
+        return self.get(saga_id)
+
+    def request_undo(self, saga_id: UUID, *, reason: str, actor: str = "parent") -> bool:
+        """Have a saga taken back even after it completed; for the saga that waits for it.
+
+        Returns:
+            False when it is past its pivot; else it is being taken back, or will be.
+
+        Raises:
+            SagaNotFoundError: there is none of that id.
+            UnknownDefinitionError: it has ended, and this process has not its definition.
+        """
+        return self._outside.request_undo(self.get(saga_id), reason=reason, actor=actor)
+
+    def signal(
+        self, saga: UUID | tuple[str, str], name: str, payload: Json = None, *, dedup_id: str
+    ) -> bool:
+        """Tell a saga of an outside fact; it wakes the step that waits for that name.
+
+        Kept until the saga has it, also when it does not wait yet or does not even exist. Signals
+        of one name are heard in order, one per wait.
+
+        Args:
+            saga: its id, or its definition's name and its key.
+            dedup_id: the sender's own name for the fact; a second one of it changes nothing.
+
+        Returns:
+            Whether it was new.
+
+        Raises:
+            PayloadError: name, dedup_id or payload cannot be accepted.
+            SagaNotFoundError: there is no saga of that id.
+        """
+        if isinstance(saga, tuple):
+            return self._outside.signal(*saga, name, payload, dedup_id)
+        found = self.get(saga)
+        return self._outside.signal(found.definition, found.key, name, payload, dedup_id)
+
+    def report_effect(self, saga_id: UUID, step: str, effect: Effect, *, by: str) -> SagaSummary:
+        """Tell a saga that a step's effect was proved outside (a webhook, a reconciliation).
+
+        It counts as the step's if nobody was told of one, else it is taken back, even after the
+        end, unless an effect of the same reference is known.
+
+        Raises:
+            PayloadError: the effect has no reference, or cannot be stored.
+            SagaNotFoundError: there is none of that id.
+            StateConflictError: the step never ran.
+        """
+        self._outside.report_effect(self.get(saga_id), step, effect, by=by)
+        return self.get(saga_id)
+
+    def report_undo_failed(
+        self,
+        saga_id: UUID,
+        step: str,
+        reference: str,
+        *,
+        by: str,
+        movements: Sequence[Movement] = (),
+    ) -> SagaSummary:
+        """Tell a saga that an undo which had been accepted came to nothing: a refund that failed.
+
+        Args:
+            reference: the undo's own at the other side, or that of the effect it had undone.
+
+        Raises:
+            SagaNotFoundError: there is none of that id.
+            StateConflictError: no undo of the step bears that reference.
+        """
+        self._outside.report_undo_failed(
+            self.get(saga_id), step, reference, by=by, movements=movements
+        )
+        return self.get(saga_id)
 
 
 def _answer(
@@ -402,9 +487,10 @@ def _answer(
     )
 
 
-def _due_in(saga_id: UUID, deadline: float | None) -> float:
-    look = first_look(saga_id)
-    return look if deadline is None else min(deadline, look)
+def _locked(saga: NewSaga) -> SagaLockedError:
+    return SagaLockedError(
+        f"another saga is at work on {saga.lock!r}; nothing was started. Start again once it ended."
+    )
 
 
 def _tell_started(saga: NewSaga) -> None:

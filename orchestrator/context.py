@@ -80,6 +80,10 @@ class Resources:
     factories: Mapping[type, Callable[[], Any]] = field(default_factory=dict)
     _built: dict[type, Any] = field(default_factory=dict, repr=False)
 
+    def also(self, protocol: type[R], factory: Callable[[], R]) -> Resources:
+        """Return these, and one more unless it is there already."""
+        return Resources(factories={protocol: factory, **self.factories})
+
     def get(self, protocol: type[R]) -> R:
         """Return the process's instance, built at the first use.
 

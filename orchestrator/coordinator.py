@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import outcomes
 from orchestrator.claiming import Claim, Claims
+from orchestrator.client import SagaClient
 from orchestrator.context import Resources, StepContext
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell
@@ -41,6 +42,7 @@ from orchestrator.recording import Plan, Recorder, closing_of, is_recorded
 from orchestrator.storage.database import Database
 from orchestrator.storage.rows import AttemptId
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.signals import Signals
 from orchestrator.storage.step_transaction import (
     StepTransaction,
     TransactionLostError,
@@ -78,11 +80,13 @@ class Coordinator:
         self.log = SagaLog(database)
         self.definitions = definitions
         self.doorbell = doorbell
-        self.mover = Mover(self.log, definitions, doorbell)
+        self.mover = Mover(self.log, Signals(database), definitions, doorbell)
         self.leases = Leases(self.log, lease)
         self.gate = Gate()
         self._database = database
-        self._resources = resources or Resources()
+        self._resources = (resources or Resources()).also(
+            SagaClient, lambda: SagaClient(database.engine, doorbell, definitions=definitions)
+        )
         self.lease_seconds = lease.total_seconds()
         self._drains = drains
         self._recorder = Recorder(

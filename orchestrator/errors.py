@@ -53,6 +53,10 @@ class ConcurrentStartError(AmendsError):
     """
 
 
+class SagaLockedError(AmendsError):
+    """Another saga is at work on what this one locks, and its definition does not let it queue."""
+
+
 class SagaNotFoundError(AmendsError):
     """No saga has that id or key."""
 

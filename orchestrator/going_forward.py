@@ -47,7 +47,8 @@ def going_forward(
         return _turning_round(definition, state, now, seed, trouble)
     if state.lock is not None and not state.lock_granted:
         return (AwaitLock(),)
-    if state.cancel is not None and not state.is_cancel_refused and definition.pivot is not None:
+    if is_to_be_refused(definition, state):
+        assert definition.pivot is not None, "without a pivot nothing is refused"
         return (RefuseCancel(pivot=definition.pivot),)
     if all(state.step(each.name).is_done for each in definition.steps):
         return (Complete(),)
@@ -62,6 +63,12 @@ def is_past_the_pivot(definition: Definition, state: SagaState) -> bool:
         and state.step(definition.pivot).is_done
         and _is_behind(definition, state, definition.pivot)
     )
+
+
+def is_to_be_refused(definition: Definition, state: SagaState) -> bool:
+    """Whether somebody asked for the saga to be taken back, too late, and has no answer yet."""
+    is_asked = state.cancel is not None or state.undo_request is not None
+    return is_asked and not state.is_cancel_refused and is_past_the_pivot(definition, state)
 
 
 def pivot_in_play(definition: Definition, state: SagaState) -> str | None:

@@ -21,20 +21,25 @@ from orchestrator.entries import (
     Entry,
     LateOutcomeRecorded,
     Recorded,
+    SagaLockGranted,
     UnknownReason,
 )
-from orchestrator.errors import LogUnavailableError
+from orchestrator.errors import HistoryError, LogUnavailableError
 from orchestrator.folding import apply, replay
 from orchestrator.instrumentation import emit
-from orchestrator.planning import attempt_id, due_in, next_look, rings, scheduled
+from orchestrator.planning import attempt_id, due_in, next_look, rings, scheduled, tells
 from orchestrator.state import PARKED, SagaState, State
 from orchestrator.state_machine import Decision, decide
 from orchestrator.storage.database import Locked, Moved
-from orchestrator.storage.rows import Advance, Closing, OpenAttempt, Snapshot
+from orchestrator.storage.rows import Advance, Closing, OpenAttempt, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.signals import Signals
 
 MOVE_TRIES = 30
 """Every lost round means that somebody else moved the saga; thirty in a row mean a bug."""
+
+ADD_SECONDS = 5.0
+"""How long somebody who tells a saga of a fact is kept waiting while its row is locked."""
 
 RECORD_GRACE_SECONDS = 60.0
 """How long a finished outcome is offered to a database that does not answer."""
@@ -66,8 +71,11 @@ class Mover:
     all of them at once.
     """
 
-    def __init__(self, log: SagaLog, definitions: Definitions, doorbell: Doorbell) -> None:
+    def __init__(
+        self, log: SagaLog, signals: Signals, definitions: Definitions, doorbell: Doorbell
+    ) -> None:
         self._log = log
+        self._signals = signals
         self._definitions = definitions
         self._doorbell = doorbell
 
@@ -76,11 +84,52 @@ class Mover:
 
         Idempotent: a saga in order is only given its next due time.
         """
-        return self._move(
-            saga_id,
-            lambda snapshot, state: Facts(entries=_lost(self._known(snapshot), snapshot, state)),
-            will_ring=will_ring,
-        )
+        return self._move(saga_id, self._seen, will_ring=will_ring)
+
+    def add(self, saga_id: UUID, fact: Entry, *, unless: Callable[[Entry], bool]) -> State | None:
+        """Log a fact, wherever the saga stands, also after its end, and decide what follows.
+
+        Returns the saga's state; None where this process has not its definition, or there is no
+        such saga: then nothing was logged.
+
+        Args:
+            unless: tells of an entry which makes the fact an old one.
+        """
+
+        def facts(snapshot: Snapshot, _: SagaState) -> Facts | None:
+            known = any(unless(each.entry) for each in snapshot.entries)
+            return None if known else Facts(entries=(fact,))
+
+        return self._move(saga_id, facts, waits_until=time.monotonic() + ADD_SECONDS)
+
+    def deliver(self, limit: int = 500) -> int:
+        """Deliver signals that nobody has delivered yet, and look; return to how many sagas."""
+        told = self._signals.deliver(limit=limit)
+        for saga_id in told:
+            self.look(saga_id)
+        return len(told)
+
+    def pass_on(self, saga: SagaRow) -> None:
+        """After a saga has ended, or parked: let those look that waited for it; the sweep does too.
+
+        Its parent hears of it, and who is next in line for its lock begins.
+        """
+        try:
+            if saga.parent_id is not None:
+                self._signals.deliver(saga_id=saga.parent_id)
+                self.look(saga.parent_id)
+            following = None if saga.lock is None else self._log.next_in_line(saga.lock)
+            if following is not None:
+                self.look(following)
+        except (LogUnavailableError, Moved, HistoryError) as error:
+            emit("saga.look_failed", saga_id=saga.id, error=str(error))
+
+    def _seen(self, snapshot: Snapshot, state: SagaState) -> Facts:
+        entries = _lost(self._known(snapshot), snapshot, state)
+        is_in_line = state.lock is not None and not state.lock_granted
+        if is_in_line and state.phase is State.RUNNING and self._log.grant_lock(snapshot.saga.id):
+            entries.append(SagaLockGranted())
+        return Facts(entries=entries)
 
     def give_up(
         self, attempt: OpenAttempt, reason: UnknownReason, *, will_ring: bool | None = None
@@ -185,6 +234,8 @@ class Mover:
             if moved:
                 announce(snapshot.saga, change.entries)
                 ring_each(self._doorbell, rings(definition, saga_id, change.schedule))
+                if change.tells:
+                    self.pass_on(snapshot.saga)
                 return decision.visible
         return None
 
@@ -249,6 +300,7 @@ def _reconciled(
         ],
         last_error=next((text for each in entries if (text := error_of(each))), None),
         looked=not entries and decision.visible in PARKED,
+        tells=tells(snapshot.saga, decision.visible),
     )
     return change, decision
 

@@ -11,9 +11,9 @@ from uuid import UUID
 from orchestrator.actions import RunStep
 from orchestrator.definition import HandOff, SagaDefinition
 from orchestrator.doorbell import Ring
-from orchestrator.state import PARKED, State
+from orchestrator.state import PARKED, TERMINAL, State
 from orchestrator.state_machine import Decision
-from orchestrator.storage.rows import LOOK_SECONDS, AttemptId, Scheduled
+from orchestrator.storage.rows import LOOK_SECONDS, AttemptId, SagaRow, Scheduled
 
 PARKED_LOOK_SECONDS = 900.0
 """A parked saga comes due again after this long, then after twice as long, and alerts each time."""
@@ -106,11 +106,23 @@ def due_in(decision: Decision, now: datetime, before: State, looks: int = 0) -> 
     return next_look(decision, now)
 
 
+def tells(saga: SagaRow, state: State) -> bool:
+    """Whether others wait for what becomes of the saga, and it changes for them."""
+    if (saga.parent_id is None and saga.lock is None) or state == saga.state:
+        return False
+    return state in TERMINAL | PARKED or saga.state in PARKED
+
+
 def next_look(decision: Decision, now: datetime) -> float:
-    """Return in how many seconds a moving saga should be looked at."""
+    """Return in how many seconds a moving saga should be looked at.
+
+    One that only waits is woken by its signal, or when the moment has come; looking in between
+    would cost for ever as much as it has company.
+    """
+    longest = MAX_LOOK_SECONDS if decision.visible is State.WAITING else LOOK_SECONDS
     if decision.wake_at is None:
-        return LOOK_SECONDS
-    return max(0.0, min((decision.wake_at - now).total_seconds(), LOOK_SECONDS))
+        return longest
+    return max(0.0, min((decision.wake_at - now).total_seconds(), longest))
 
 
 def first_look(saga_id: UUID) -> float:

@@ -32,6 +32,7 @@ from orchestrator.planning import (
     rings,
     runs_in_place,
     scheduled,
+    tells,
 )
 from orchestrator.state import SagaState, State
 from orchestrator.state_machine import decide
@@ -167,6 +168,7 @@ class Recorder:
                 if current is None
                 else (current.step, current.direction, current.number),
                 last_error=error_of(outcome),
+                tells=tells(claim.saga, decision.visible),
             ),
         )
 
@@ -198,6 +200,8 @@ class Recorder:
         ring_each(
             self._doorbell, rings(claim.definition, claim.attempt.saga_id, plan.change.schedule)
         )
+        if plan.change.tells:
+            self._mover.pass_on(claim.saga)
         following = plan.next_claim
         if following is not None:
             self._leases.hold(following.attempt, following.token, following.lease)

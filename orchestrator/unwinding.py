@@ -15,12 +15,13 @@ from orchestrator.actions import (
     Compensated,
     Complete,
     Park,
+    RefuseCancel,
     SkipUndo,
     StartUnwinding,
 )
 from orchestrator.definition import Kind, SagaDefinition, Step
 from orchestrator.entries import Direction, StepWaiting
-from orchestrator.going_forward import is_past_the_pivot, parked_child
+from orchestrator.going_forward import is_past_the_pivot, is_to_be_refused, parked_child
 from orchestrator.pauses import not_before
 from orchestrator.settling import after_waiting, key_is_young, run
 from orchestrator.state import SECOND_EFFECT, UNDO_REQUESTED, SagaState, State, StepState
@@ -63,12 +64,12 @@ def after_the_end(definition: Definition, state: SagaState) -> tuple[Action, ...
                 return (StartUnwinding(cause="late", step=each.name),)
         elif known.second_effect and needs_undo_of_effect(each):
             return (StartUnwinding(cause=SECOND_EFFECT, step=each.name),)
-    if (
-        state.phase is State.COMPLETED
-        and state.undo_request is not None
-        and not is_past_the_pivot(definition, state)
-    ):
-        return (StartUnwinding(cause=UNDO_REQUESTED, step=None),)
+    if state.phase is State.COMPLETED and state.undo_request is not None:
+        if is_to_be_refused(definition, state):
+            assert definition.pivot is not None, "without a pivot nothing is refused"
+            return (RefuseCancel(pivot=definition.pivot),)
+        if not is_past_the_pivot(definition, state):
+            return (StartUnwinding(cause=UNDO_REQUESTED, step=None),)
     return ()
 
 

@@ -129,6 +129,7 @@ class Sweeper:
         if not self._woke_foreign:
             self._attempts.wake_foreign(self._hashes)
             self._woke_foreign = True
+        self._coordinator.mover.deliver(BATCH)
         report = self._take_over() + self._ring_first()
         report += self._look() + self._ring_first() + self._ring_again()
         if not report.is_quiet:

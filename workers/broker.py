@@ -49,7 +49,8 @@ _CONNECTING: Mapping[str, Any] = {
     "max_retries": 0,
 }
 
-UNDER_WAY, NEW = 0, 9
+UNDER_WAY = 0
+NEW = 9
 """Priorities of messages: what was begun goes before what is new.
 
 A lost attempt that is repeated, or an undo, must not wait behind every saga that started since.

@@ -44,9 +44,10 @@ class CallersTransaction:
 
         Raises:
             HiddenHolderError: stricter than READ COMMITTED, and another transaction was faster.
+            LockHeld: another saga is at work on what this one locks.
         """
         connection = self.connection
-        if _is_read_committed(connection):
+        if _is_read_committed(connection) and not saga.lock_granted:
             return log.start([saga], connection)
         try:
             with connection.begin_nested():

@@ -45,6 +45,10 @@ class Locked(Moved):
     """Somebody holds the rows in an open transaction; trying again at once would only wait."""
 
 
+class LockHeld(Exception):  # noqa: N818 - an answer, as `Moved`
+    """Another saga holds the semantic lock; nothing was written."""
+
+
 def create_engine(
     url: str,
     *,

@@ -71,6 +71,11 @@ _COLUMNS = (
 
 GET = f"SELECT {_COLUMNS} FROM amends.saga WHERE id = %(id)s"
 
+CHILD = f"""
+SELECT {_COLUMNS} FROM amends.saga WHERE parent_id = %(parent_id)s AND parent_step = %(step)s
+ORDER BY created_at DESC LIMIT 1
+"""
+
 FIND = f"""
 SELECT {_COLUMNS} FROM amends.saga
 WHERE (%(definition)s::text IS NULL OR definition = %(definition)s)
@@ -161,6 +166,11 @@ class Reads:
             },
         )
         return [_summary(row) for row in rows]
+
+    def child_of(self, parent_id: UUID, step: str) -> SagaSummary | None:
+        """Return the saga that this step of the parent started last, or None."""
+        rows = self._database.run(CHILD, {"parent_id": parent_id, "step": step})
+        return _summary(rows[0]) if rows else None
 
     def counts(self, definition: str | None = None) -> dict[str, dict[State, int]]:
         """Return how many sagas are in which state, by definition."""

@@ -67,6 +67,11 @@ class NewSaga:
     trace: Mapping[str, str] | None
     state: State
     attempts: Sequence[Scheduled]
+    lock: str | None = None
+    lock_granted: bool = False
+    parent_id: UUID | None = None
+    parent_step: str | None = None
+    replay_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +87,9 @@ class SagaRow:
     state: State
     seq: int
     looks: int = 0
+    parent_id: UUID | None = None
+    parent_step: str | None = None
+    lock: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +154,7 @@ class Advance:
         schedule: *all* attempts that are wanted and not running; other unclaimed ones are
             withdrawn, those already written down stay as they are.
         current: step, direction and attempt an operator should see.
+        tells: the saga has a parent to be told of its state, or a lock that others wait for.
     """
 
     saga_id: UUID
@@ -158,3 +167,4 @@ class Advance:
     current: tuple[str, str, int] | None = None
     last_error: str | None = None
     looked: bool = False
+    tells: bool = False

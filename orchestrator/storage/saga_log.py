@@ -27,11 +27,12 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy
+from psycopg.errors import UniqueViolation
 
 from orchestrator.entries import ENTRY_TYPES, Entry, Json, Outcome, Recorded, decode, encode
 from orchestrator.state import TERMINAL, State
 from orchestrator.storage import statements
-from orchestrator.storage.database import Database, Row, run_inside
+from orchestrator.storage.database import Database, LockHeld, Row, run_inside
 from orchestrator.storage.rows import (
     Advance,
     AttemptId,
@@ -61,13 +62,22 @@ class SagaLog:
         """Write new sagas and return the ids of those that did not exist.
 
         With `connection`, inside the caller's transaction; otherwise committed on return.
+
+        Raises:
+            LockHeld: another saga holds what one of them takes at its start; none was written, and
+                a caller's transaction is to be rolled back, to a savepoint at least.
         """
         values = _start_values(sagas)
-        if connection is not None:
-            return {row[0] for row in run_inside(connection, statements.START, values)}
-        return {
-            row[0] for row in self._database.run(statements.START, values, writes="start.commit")
-        }
+        is_locking = any(each.lock is not None for each in sagas)
+        statement = statements.START_LOCKED if is_locking else statements.START
+        try:
+            if connection is not None:
+                rows = run_inside(connection, statement, values)
+            else:
+                rows = self._database.run(statement, values, writes="start.commit")
+        except (UniqueViolation, sqlalchemy.exc.IntegrityError) as error:
+            raise _as_lock_held(error) from error
+        return {row[0] for row in rows}
 
     def holders(
         self, definition: str, keys: Sequence[str], connection: sqlalchemy.Connection | None = None
@@ -115,16 +125,17 @@ class SagaLog:
 
     def _claimed(self, attempt: AttemptId, row: Row) -> Claimed:
         saga = _saga_row(row)
-        entries = _recorded(row[12])
+        alone, timeout, now, logged = row[-4:]
+        entries = _recorded(logged)
         if len(entries) < saga.seq - 1:
             # The statement waited for another writer whose entries its snapshot could not see.
             entries = self.entries(attempt.saga_id)[: saga.seq - 1]
         return Claimed(
             saga=saga,
             entries=entries,
-            now=datetime.fromtimestamp(row[11], UTC),
-            timeout_seconds=row[10],
-            alone=row[9],
+            now=datetime.fromtimestamp(now, UTC),
+            timeout_seconds=timeout,
+            alone=alone,
         )
 
     def holds(self, attempt: AttemptId, token: UUID) -> bool:
@@ -135,9 +146,24 @@ class SagaLog:
     def advance(self, change: Advance, connection: sqlalchemy.Connection | None = None) -> bool:
         """Apply a compare-and-set; False when the saga has moved or the token is gone."""
         values = _advance_values(change)
+        statement = statements.ADVANCE_AND_TELL if change.tells else statements.ADVANCE
         if connection is not None:
-            return bool(run_inside(connection, statements.ADVANCE, values))
-        return bool(self._database.run(statements.ADVANCE, values, writes=_advance_name(change)))
+            return bool(run_inside(connection, statement, values))
+        return bool(self._database.run(statement, values, writes=_advance_name(change)))
+
+    def grant_lock(self, saga_id: UUID) -> bool:
+        """Give the saga what it locks, if nobody holds it and nobody was in line before."""
+        try:
+            return bool(
+                self._database.run(statements.GRANT, {"saga_id": saga_id}, writes="lock.commit")
+            )
+        except UniqueViolation:
+            return False  # another saga was faster by a hair
+
+    def next_in_line(self, lock: str) -> UUID | None:
+        """Return the saga that is first in line for a lock and does not have it."""
+        rows = self._database.run(statements.NEXT_IN_LINE, {"name": lock})
+        return rows[0][0] if rows else None
 
     def append_outcome(
         self,
@@ -203,12 +229,12 @@ class SagaLog:
         rows = self._database.run(statements.READ, {"saga_id": saga_id, "after": 0})
         if not rows:
             return None
-        row = rows[0]
+        now, entries, attempts = rows[0][-3:]
         return Snapshot(
-            saga=_saga_row(row),
-            now=datetime.fromtimestamp(row[9], UTC),
-            entries=_recorded(row[10]),
-            attempts=[_open_attempt(saga_id, each) for each in row[11] or ()],
+            saga=_saga_row(rows[0]),
+            now=datetime.fromtimestamp(now, UTC),
+            entries=_recorded(entries),
+            attempts=[_open_attempt(saga_id, each) for each in attempts or ()],
         )
 
     def has(self, saga_id: UUID, kind: type[Entry]) -> bool:
@@ -220,6 +246,12 @@ class SagaLog:
         """Return the saga's entries with a seq above `after`, in order."""
         rows = self._database.run(statements.ENTRIES, {"saga_id": saga_id, "after": after})
         return _recorded(rows[0][0])
+
+
+def _as_lock_held(error: Exception) -> Exception:
+    violation = getattr(error, "orig", error)
+    name = getattr(getattr(violation, "diag", None), "constraint_name", None)
+    return LockHeld(str(violation)) if name == "semantic_lock_holder" else error
 
 
 def new_id() -> UUID:
@@ -259,6 +291,11 @@ def _new_saga_values(saga: NewSaga) -> dict[str, Json]:
         "due_in": saga.due_in_seconds,
         "attributes": dict(saga.attributes),
         "trace": None if saga.trace is None else dict(saga.trace),
+        "parent_id": saga.parent_id and str(saga.parent_id),
+        "parent_step": saga.parent_step,
+        "replay_of": saga.replay_of and str(saga.replay_of),
+        "lock": saga.lock,
+        "lock_granted": saga.lock_granted,
         "started": encode(saga.started)[1],
     }
 
@@ -334,6 +371,9 @@ def _saga_row(row: Row) -> SagaRow:
         state=State(row[6]),
         seq=row[7],
         looks=row[8],
+        parent_id=row[9],
+        parent_step=row[10],
+        lock=row[11],
     )
 
 

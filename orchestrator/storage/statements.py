@@ -33,13 +33,14 @@ _SCHEDULE = (
 START = f"""
 WITH started AS (
     INSERT INTO amends.saga (id, definition, version, definition_hash, key, fingerprint, state, seq,
-        due_at, deadline_at, attributes, trace)
+        due_at, deadline_at, attributes, trace, parent_id, parent_step, replay_of, lock)
     SELECT n.id, n.definition, n.version, n.hash, n.key, n.fingerprint, n.state, 1,
         clock_timestamp() + make_interval(secs => n.due_in),
-        clock_timestamp() + make_interval(secs => n.deadline), n.attributes, n.trace
+        clock_timestamp() + make_interval(secs => n.deadline), n.attributes, n.trace,
+        n.parent_id, n.parent_step, n.replay_of, n.lock
     FROM json_to_recordset(%(sagas)s::json) AS n(id uuid, definition text, version int, hash text,
         key text, fingerprint text, state text, deadline float8, due_in float8, attributes jsonb,
-        trace jsonb)
+        trace jsonb, parent_id uuid, parent_step text, replay_of uuid, lock text)
     WHERE NOT EXISTS (SELECT FROM amends.tombstone o
         WHERE o.definition = n.definition AND o.key = n.key)
     ON CONFLICT (definition, key) DO NOTHING
@@ -56,6 +57,20 @@ WITH started AS (
 SELECT id FROM started
 """
 
+START_LOCKED = START.replace(
+    "SELECT id FROM started\n",
+    """, locked AS (
+    INSERT INTO amends.semantic_lock (saga_id, name, granted)
+    SELECT started.id, e.lock, e.lock_granted
+    FROM json_to_recordset(%(sagas)s::json) AS e(id uuid, lock text, lock_granted bool)
+    JOIN started USING (id) WHERE e.lock IS NOT NULL
+)
+SELECT id FROM started
+""",
+)
+"""As `START`, in line for what the sagas lock. Who would take a lock that is held is refused by
+the unique index, and with it everything that the statement would have started."""
+
 HOLDERS = """
 SELECT definition, key, id, fingerprint, state FROM amends.saga
 WHERE definition = %(definition)s AND key = ANY(%(keys)s::text[])
@@ -66,7 +81,7 @@ WHERE definition = %(definition)s AND key = ANY(%(keys)s::text[])
 
 _ROW = (
     "{s}.id, {s}.definition, {s}.version, {s}.definition_hash, {s}.key, {s}.fingerprint, "
-    "{s}.state, {s}.seq, {s}.look_count"
+    "{s}.state, {s}.seq, {s}.look_count, {s}.parent_id, {s}.parent_step, {s}.lock"
 )
 
 _ENTRIES = """
@@ -144,6 +159,48 @@ WITH moved AS (
     WHERE attempt.token IS NULL AND excluded.token IS NOT NULL
 )
 SELECT id FROM moved
+"""
+
+ADVANCE_AND_TELL = ADVANCE.replace(
+    "    RETURNING id\n), closed AS (",
+    "    RETURNING id, seq, parent_id, parent_step\n), closed AS (",
+).replace(
+    "SELECT id FROM moved\n",
+    """, told AS (
+    INSERT INTO amends.signal (definition, key, name, dedup_id, payload)
+    SELECT p.definition, p.key, 'child.' || moved.parent_step, moved.id || ':' || moved.seq,
+        jsonb_build_object('saga_id', moved.id, 'state', %(state)s::text)
+    FROM moved JOIN amends.saga p ON p.id = moved.parent_id
+    ON CONFLICT (definition, key, name, dedup_id) DO NOTHING
+), released AS (
+    DELETE FROM amends.semantic_lock l USING moved
+    WHERE %(ended)s AND l.saga_id = moved.id
+    RETURNING l.name, l.saga_id
+), woken AS (
+    UPDATE amends.saga s SET due_at = clock_timestamp()
+    FROM released r
+    WHERE s.id = (SELECT l.saga_id FROM amends.semantic_lock l
+        WHERE l.name = r.name AND l.saga_id <> r.saga_id ORDER BY l.position LIMIT 1)
+        AND s.due_at IS NOT NULL
+    RETURNING s.id
+)
+SELECT id FROM moved UNION ALL SELECT id FROM woken
+""",
+)
+"""As `ADVANCE`, for a saga that others wait for: its parent hears of its state, and who is next in
+line for its lock is looked at. Returns the saga and whom it woke."""
+
+GRANT = """
+UPDATE amends.semantic_lock l SET granted = true
+WHERE l.saga_id = %(saga_id)s AND (l.granted OR NOT EXISTS (
+    SELECT FROM amends.semantic_lock o WHERE o.name = l.name AND o.saga_id <> l.saga_id
+        AND (o.granted OR o.position < l.position)))
+RETURNING l.saga_id
+"""
+
+NEXT_IN_LINE = """
+SELECT l.saga_id FROM amends.semantic_lock l
+WHERE l.name = %(name)s ORDER BY l.granted DESC, l.position LIMIT 1
 """
 
 APPEND_OUTCOME = f"""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import getpass
-
 import click
 
+from orchestrator.outside_facts import CancelStatus
+from recovery.cli.actor import this_person
+from recovery.cli.failures import ExitCode, Failure
 from recovery.cli.finding import find_saga
 from recovery.cli.session import Session, pass_session
+
+_WORDS = {
+    CancelStatus.ACCEPTED: "accepted, it is being taken back",
+    CancelStatus.PENDING: "pending, something that runs has to be answered first",
+    CancelStatus.REFUSED: "refused",
+}
 
 
 @click.command("cancel")
@@ -18,29 +25,25 @@ def cancel_command(session: Session, saga: str, reason: str) -> None:
     """Ask for a saga to be taken back.
 
     What runs finishes first; then what was done is undone in reverse. Past the point of no return
-    the request has no effect. To ask again changes nothing.
+    the request is refused (exit code 5). To ask again changes nothing and tells today's answer.
 
     ID is an id, the beginning of one, or a key.
     """
     if not reason.strip():
         raise click.UsageError("--reason needs a reason; it is kept in the saga's log")
     found = find_saga(session.reads, saga)
-    after = session.client.cancel(found.id, reason=reason, actor=_actor())
+    answer = session.client.cancel(found.id, reason=reason, actor=this_person())
+    after = answer.saga
     session.output.record(
         {
             "id": after.id,
             "saga": after.definition,
             "key": after.key,
             "state": after.state,
-            "cancel_requested": True,
+            "cancel": answer.status,
         },
-        f"asked for {after.definition} {after.key} ({after.id}) to be taken back; "
+        f"{after.definition} {after.key} ({after.id}): cancel {_WORDS[answer.status]}; "
         f"it is {after.state}",
     )
-
-
-def _actor() -> str:
-    try:
-        return f"cli:{getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user without a name
-        return "cli"
+    if answer.status is CancelStatus.REFUSED:
+        raise Failure("the saga is past its point of no return", ExitCode.CONFLICT)

@@ -106,13 +106,14 @@ def test_a_killed_child_of_a_prefork_worker(deployment: Deployment, size: Size) 
 def test_a_killed_worker(deployment: Deployment, size: Size) -> None:
     _configure(deployment, size)
     deployment.start_workers(2)
-    orders = mixed(size.sagas)
+    orders = mixed(size.sagas * max(size.kills, 1))
     _slow_gateway(deployment)
-    deployment.start_orders(orders)
+    deployment.start_orders(orders[: size.sagas])
     busy: list[Recovery] = []
     killed = []
     for number in range(size.kills):
-        _wait_for_progress(deployment, size, number)
+        if number > 0:
+            deployment.start_orders(orders[number * size.sagas :][: size.sagas])
         worker = deployment.member_of(deployment.wait_held(HELD)[0].pid)
         killed.append((worker.pid, worker.kill()))
         deployment.start_worker()

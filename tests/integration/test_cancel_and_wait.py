@@ -17,6 +17,7 @@ from orchestrator.errors import (
     Terminal,
     WaitTimeoutError,
 )
+from orchestrator.outside_facts import CancelStatus
 from tests.histories import doing, saga
 from tests.integration.engine import Engine
 
@@ -45,11 +46,15 @@ def start(engine: Engine, name: str = "shop") -> Any:
 # -- cancel ----------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_saga_is_due_at_once_and_taken_back(engine: Engine) -> None:
+def test_a_saga_is_due_at_once_where_its_definition_is_not_known(
+    engine: Engine, database: str
+) -> None:
     saga_id = start(engine)
     engine.coordinator.execute(engine.claim(saga_id))
     engine.bell.messages.clear()
-    engine.client.cancel(saga_id, reason="changed my mind", actor="ada")
+    elsewhere = Engine(database)
+    elsewhere.client.cancel(saga_id, reason="changed my mind", actor="ada")
+    elsewhere.close()
     [(due,)] = engine.sql("SELECT due_at <= clock_timestamp() FROM amends.saga")
     assert due
     assert engine.finish(saga_id) == "compensated"
@@ -62,12 +67,29 @@ def test_a_cancel_names_who_and_why_in_the_log(engine: Engine) -> None:
     assert data[0] == {"reason": "changed my mind", "actor": "ada"}
 
 
-def test_a_cancel_past_the_pivot_has_no_effect(engine: Engine) -> None:
+def test_a_cancel_past_the_pivot_is_refused(engine: Engine) -> None:
     saga_id = start(engine)
     engine.coordinator.execute(engine.claim(saga_id))
     engine.coordinator.execute(engine.claim(saga_id))
-    engine.client.cancel(saga_id, reason="too late")
+    assert engine.client.cancel(saga_id, reason="too late").status is CancelStatus.REFUSED
     assert engine.finish(saga_id) == "completed"
+
+
+def test_a_cancel_waits_for_the_answer_of_a_claimed_pivot(engine: Engine) -> None:
+    saga_id = start(engine)
+    engine.coordinator.execute(engine.claim(saga_id))
+    pivot = engine.claim(saga_id)
+    assert engine.client.cancel(saga_id, reason="perhaps").status is CancelStatus.PENDING
+    engine.coordinator.execute(pivot)
+    assert engine.client.cancel(saga_id, reason="and now?").status is CancelStatus.REFUSED
+    assert engine.finish(saga_id) == "completed"
+
+
+def test_a_cancel_is_accepted_once_nothing_runs(engine: Engine) -> None:
+    saga_id = start(engine)
+    engine.coordinator.execute(engine.claim(saga_id))
+    assert engine.client.cancel(saga_id, reason="in time").status is CancelStatus.ACCEPTED
+    assert engine.finish(saga_id) == "compensated"
 
 
 def test_an_ended_saga_cannot_be_cancelled(engine: Engine) -> None:
@@ -88,10 +110,10 @@ def test_a_cancel_needs_a_reason_that_can_be_stored(engine: Engine, reason: str)
 def test_a_saga_is_asked_for_once(engine: Engine) -> None:
     saga_id = start(engine)
     for _ in range(3):
-        assert engine.client.cancel(saga_id, reason="changed my mind").id == saga_id
+        assert engine.client.cancel(saga_id, reason="changed my mind").saga.id == saga_id
     assert engine.kinds(saga_id).count("CancelRequested") == 1
     assert engine.finish(saga_id) == "compensated"
-    assert engine.client.cancel(saga_id, reason="is it?").state == "compensated"
+    assert engine.client.cancel(saga_id, reason="is it?").saga.state == "compensated"
 
 
 @pytest.mark.parametrize("too_long", ["reason", "actor"])

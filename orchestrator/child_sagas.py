@@ -1,0 +1,124 @@
+"""A step that starts another saga and waits for it.
+
+child completed                the step succeeded; the child's results are the step's
+child compensated              the step failed for good, and the parent is taken back
+child parked                   the parent parks with it, and goes on by itself when it goes on
+parent cancelled or failed     the child is taken back too, even when it had completed; past its
+                               pivot it refuses, and the parent's compensation fails visibly
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator.client import SagaClient
+from orchestrator.context import Effect, NothingThere, StepContext
+from orchestrator.definition import SagaDefinition, Step, step
+from orchestrator.errors import (
+    IdempotencyConflictError,
+    LogUnavailableError,
+    OutcomeUnknown,
+    Terminal,
+    Wait,
+)
+from orchestrator.going_forward import CHILD_SIGNAL
+from orchestrator.new_sagas import Origin
+from orchestrator.state import State
+
+LOOK_AGAIN = timedelta(hours=6)
+"""A parent looks at its child by itself this often, should nobody tell it."""
+
+
+def child_saga(
+    name: str,
+    definition: SagaDefinition[Any] | str,
+    payload: Callable[[StepContext[Any]], BaseModel | Mapping[str, Any]],
+    **options: Any,
+) -> Step:
+    """Describe a step that runs a saga of its own and waits for its end.
+
+    Args:
+        definition: the child's definition, or the name of one that the workers have.
+        payload: makes the child's payload from the parent's context; must give the same each time.
+        options: as those of `step`; `timeout` is for starting the child, not for the child.
+    """
+
+    def run(ctx: StepContext[Any]) -> Effect:
+        return _run(ctx, definition, payload(ctx))
+
+    def undo(ctx: StepContext[Any]) -> Effect | NothingThere:
+        return _undo(ctx)
+
+    return step(
+        name,
+        run,
+        compensation=undo,
+        retriable_errors=(LogUnavailableError,),
+        terminal_errors=(IdempotencyConflictError,),
+        **options,
+    )
+
+
+def _run(
+    ctx: StepContext[Any],
+    definition: SagaDefinition[Any] | str,
+    payload: BaseModel | Mapping[str, Any],
+) -> Effect:
+    client = ctx.resource(SagaClient)
+    started = client.start(
+        definition,
+        payload,
+        key=ctx.step_key,
+        origin=Origin(parent_id=ctx.saga_id, parent_step=ctx.step),
+    )
+    child = client.get(started.id)
+    match child.state:
+        case State.COMPLETED:
+            return Effect(
+                value={"saga_id": str(child.id), "results": client.results(child.id)},
+                reference=str(child.id),
+            )
+        case State.COMPENSATED:
+            raise Terminal(
+                f"the child saga {child.id} was taken back",
+                code="child_compensated",
+                details={"saga_id": str(child.id), "last_error": child.last_error},
+                decisive=True,
+            )
+        case State.RESOLVED:
+            raise OutcomeUnknown(
+                f"an operator closed the child saga {child.id}: what does that mean here?",
+                code="child_resolved",
+            )
+        case _:
+            raise _wait(ctx)
+
+
+def _undo(ctx: StepContext[Any]) -> Effect | NothingThere:
+    client = ctx.resource(SagaClient)
+    child = client.child_of(ctx.saga_id, ctx.step)
+    if child is None:
+        return NothingThere()
+    if child.state is State.COMPENSATED:
+        return Effect(value={"saga_id": str(child.id)}, reference=str(child.id))
+    if child.state is State.RESOLVED:
+        raise Terminal(
+            f"an operator closed the child saga {child.id}: what it left must be looked at",
+            code="child_resolved",
+        )
+    if not client.request_undo(child.id, reason=f"{ctx.step} of {ctx.saga_id} is taken back"):
+        raise Terminal(
+            f"the child saga {child.id} is past its pivot and is not taken back",
+            code="child_past_pivot",
+        )
+    if client.get(child.id).state is State.COMPENSATED:
+        return Effect(value={"saga_id": str(child.id)}, reference=str(child.id))
+    raise _wait(ctx)
+
+
+def _wait(ctx: StepContext[Any]) -> Wait:
+    return Wait(f"{CHILD_SIGNAL}{ctx.step}", ctx.now + LOOK_AGAIN)

@@ -1,0 +1,239 @@
+"""What others tell a saga: cancels, signals, effects proved outside, undos that came to nothing.
+
+Each becomes a fact of the log, or of the inbox, before anything else; then the saga is looked at
+here, if this process has its definition, else by the next sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from orchestrator.context import Effect, Movement
+from orchestrator.entries import (
+    CancelRefused,
+    CancelRequested,
+    Direction,
+    EffectReported,
+    Entry,
+    Json,
+    OperatorActed,
+    Recorded,
+    SagaResolved,
+    StepStarted,
+    UndoFailed,
+    UndoRequested,
+    UnwindingStarted,
+)
+from orchestrator.errors import (
+    HistoryError,
+    LogUnavailableError,
+    PayloadError,
+    StateConflictError,
+    UnknownDefinitionError,
+)
+from orchestrator.folding import replay
+from orchestrator.instrumentation import emit
+from orchestrator.mover import Mover
+from orchestrator.outcomes import printable, told
+from orchestrator.payloads import MAX_BYTES, canonical, to_json
+from orchestrator.state import TERMINAL, State
+from orchestrator.storage.database import Moved
+from orchestrator.storage.reads import Reads, SagaSummary
+from orchestrator.storage.rows import Advance
+from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.signals import Signals
+
+MAX_REASON_LENGTH = 500
+MAX_NAME_LENGTH = 200
+
+MOVING = (State.RUNNING, State.WAITING)
+UNENDED = tuple(each for each in State if each not in TERMINAL)
+
+
+class CancelStatus(StrEnum):
+    """What came of a cancel so far."""
+
+    ACCEPTED = "accepted"
+    PENDING = "pending"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancellation:
+    """The answer to a cancel, and the saga it was asked of."""
+
+    status: CancelStatus
+    saga: SagaSummary
+
+
+class OutsideFacts:
+    """Writes down what others tell of sagas, and has them looked at."""
+
+    def __init__(self, log: SagaLog, reads: Reads, signals: Signals, mover: Mover) -> None:
+        self._log = log
+        self._reads = reads
+        self._signals = signals
+        self._mover = mover
+
+    def look(self, saga_id: UUID) -> None:
+        """Decide at once what follows, where this process can; the sweep does it anyway."""
+        try:
+            self._mover.look(saga_id)
+        except (LogUnavailableError, HistoryError) as error:
+            emit("saga.look_failed", saga_id=saga_id, error=str(error))
+
+    def signal(self, definition: str, key: str, name: str, payload: Json, dedup_id: str) -> bool:
+        """See `orchestrator.client.SagaClient.signal`."""
+        for text in (name, dedup_id):
+            if not text or len(text) > MAX_NAME_LENGTH:
+                raise PayloadError(
+                    f"name and dedup_id of a signal have 1 to {MAX_NAME_LENGTH} characters"
+                )
+        value = to_json(payload)
+        if len(canonical(value)) > MAX_BYTES:
+            raise PayloadError(f"the payload of a signal has at most {MAX_BYTES:,} bytes")
+        is_new = self._signals.keep(definition, key, printable(name), printable(dedup_id), value)
+        for saga_id in self._signals.deliver(definition=definition, key=key):
+            self.look(saga_id)
+        return is_new
+
+    def cancel(self, saga: SagaSummary, *, reason: str, actor: str) -> Cancellation:
+        """See `orchestrator.client.SagaClient.cancel`."""
+        _check_words(reason, actor)
+        fact = CancelRequested(reason=to_json(reason), actor=to_json(actor))
+        accepted = self._log.append_fact(saga.id, fact, MOVING, once=True)
+        if not accepted and not self._log.has(saga.id, CancelRequested):
+            raise StateConflictError(
+                f"saga {saga.id} is {saga.state}; only a running saga can be cancelled",
+                saga_id=saga.id,
+                state=saga.state,
+            )
+        if accepted:
+            emit("saga.cancel_requested", saga_id=saga.id, reason=reason, actor=actor)
+            self.look(saga.id)
+        found = self._reads.get(saga.id) or saga
+        return Cancellation(status=_cancel_status(self._log.entries(saga.id)), saga=found)
+
+    def request_undo(self, saga: SagaSummary, *, reason: str, actor: str) -> bool:
+        """See `orchestrator.client.SagaClient.request_undo`."""
+        fact = UndoRequested(reason=reason, actor=actor)
+        self._add(saga, fact, unless=lambda entry: isinstance(entry, UndoRequested))
+        return not self._log.has(saga.id, CancelRefused)
+
+    def abandon(self, saga: SagaSummary, *, reason: str, actor: str) -> None:
+        """See `orchestrator.client.SagaClient.abandon`."""
+        _check_words(reason, actor)
+        if not actor.strip():
+            raise PayloadError("abandon needs an actor: who closes the saga")
+        while True:
+            snapshot = self._log.read(saga.id)
+            if snapshot is None:
+                return
+            row = snapshot.saga
+            is_ended = row.state in TERMINAL
+            if is_ended or replay(snapshot.entries).is_open:
+                why = "has ended" if is_ended else "runs an attempt now; try again when that ended"
+                raise StateConflictError(f"saga {row.id} {why}", saga_id=row.id, state=row.state)
+            change = Advance(
+                saga_id=row.id,
+                seq=row.seq,
+                entries=[
+                    OperatorActed(verb="abandon", actor=actor, reason=reason),
+                    SagaResolved(actor=actor, reason=reason),
+                ],
+                state=State.RESOLVED,
+                tells=row.parent_id is not None or row.lock is not None,
+            )
+            try:
+                if self._log.advance(change):
+                    self._mover.pass_on(row)
+                    return
+            except Moved:
+                continue
+
+    def report_effect(self, saga: SagaSummary, step: str, effect: Effect, *, by: str) -> None:
+        """See `orchestrator.client.SagaClient.report_effect`."""
+        if effect.reference is None:
+            raise PayloadError("an effect that others prove needs its reference")
+        snapshot = self._log.read(saga.id)
+        entries = snapshot.entries if snapshot else []
+        if not any(_is_start(each.entry, step) for each in entries):
+            raise StateConflictError(
+                f"step {step!r} of saga {saga.id} never ran", saga_id=saga.id, state=saga.state
+            )
+        reference = effect.reference
+        fact = EffectReported(step=step, by=printable(by), **told(step, effect))
+        self._add(saga, fact, unless=lambda entry: _tells_of(entry, step, reference))
+
+    def report_undo_failed(
+        self,
+        saga: SagaSummary,
+        step: str,
+        reference: str,
+        *,
+        by: str,
+        movements: Sequence[Movement],
+    ) -> None:
+        """See `orchestrator.client.SagaClient.report_undo_failed`."""
+        snapshot = self._log.read(saga.id)
+        known = replay(snapshot.entries if snapshot else []).step(step)
+        is_known = reference == known.undo_reference or any(
+            each.covered and reference in (each.reference, each.undo_reference)
+            for each in known.effects
+        )
+        if not is_known:
+            raise StateConflictError(
+                f"no undo of {step!r} in saga {saga.id} bears the reference {reference!r}",
+                saga_id=saga.id,
+                state=saga.state,
+            )
+        fact = UndoFailed(
+            step=step,
+            reference=reference,
+            by=printable(by),
+            movements=to_json([asdict(each) for each in movements]) or None,
+        )
+        self._add(saga, fact, unless=lambda _: False)
+
+    def _add(self, saga: SagaSummary, fact: Entry, *, unless: Callable[[Entry], bool]) -> None:
+        """Log a fact and decide at once, or leave the decision to who has the definition."""
+        if self._mover.add(saga.id, fact, unless=unless) is not None:
+            return
+        if not self._log.append_fact(saga.id, fact, UNENDED):
+            raise UnknownDefinitionError(
+                f"saga {saga.id} has ended and this process has not its definition "
+                f"({saga.definition} v{saga.version}): name its module in AMENDS_SAGAS",
+            )
+
+
+def _check_words(reason: str, actor: str) -> None:
+    if not reason.strip():
+        raise PayloadError("a reason is needed")
+    if max(len(reason), len(actor)) > MAX_REASON_LENGTH:
+        raise PayloadError(f"reason and actor have at most {MAX_REASON_LENGTH} characters")
+
+
+def _cancel_status(entries: Sequence[Recorded]) -> CancelStatus:
+    for each in entries:
+        match each.entry:
+            case CancelRefused():
+                return CancelStatus.REFUSED
+            case UnwindingStarted():
+                return CancelStatus.ACCEPTED
+            case _:
+                pass
+    return CancelStatus.PENDING
+
+
+def _is_start(entry: Entry, step: str) -> bool:
+    return isinstance(entry, StepStarted) and (entry.step, entry.direction) == (
+        step,
+        Direction.FORWARD,
+    )
+
+
+def _tells_of(entry: Entry, step: str, reference: str) -> bool:
+    return isinstance(entry, EffectReported) and (entry.step, entry.reference) == (step, reference)

@@ -1,0 +1,163 @@
+"""Sagas that start sagas: results go up, cancels and undoing go down, a parked child is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from orchestrator.child_sagas import child_saga
+from orchestrator.definition import Retry
+from orchestrator.errors import Terminal
+from orchestrator.waits import wait_for
+from tests.histories import doing, saga
+from tests.integration.engine import Engine
+
+ONCE = Retry(max_attempts=1, base=timedelta(milliseconds=1), cap=timedelta(seconds=1))
+BEHAVIOUR: dict[str, Any] = {}
+
+
+def acts(context: Any) -> Any:
+    """Do what the test says for this step and direction."""
+    act = BEHAVIOUR.get(f"{context.step}.{context.direction}")
+    return act(context) if act else {"did": context.step}
+
+
+def refuses(_context: Any) -> None:
+    raise Terminal("no", decisive=True)
+
+
+def step(name: str, **options: Any) -> Any:
+    return doing(name, run=acts, **options)
+
+
+CHILD = saga(
+    step("pack", compensation=acts, undo_retry=ONCE),
+    wait_for("picked_up", within=timedelta(hours=1)),
+    name="parcel",
+)
+FINAL_CHILD = saga(step("send", pivot=True), name="letter")
+
+
+def parent(name: str, child: Any) -> Any:
+    return saga(
+        step("pay", compensation=acts),
+        child_saga("parcel", child, lambda ctx: ctx.payload.model_dump()),
+        step("thank", compensation=acts),
+        name=name,
+    )
+
+
+ORDER, MAIL = parent("order", CHILD), parent("mail", FINAL_CHILD)
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    BEHAVIOUR.clear()
+    made = Engine(database, CHILD, FINAL_CHILD, ORDER, MAIL)
+    yield made
+    made.close()
+
+
+def start(engine: Engine, name: str = "order") -> UUID:
+    saga_id = engine.client.start(name, {"amount": 1}, key="o-1").id
+    engine.work()
+    return saga_id
+
+
+def child_id(engine: Engine, parent_id: UUID) -> UUID:
+    found = engine.client.child_of(parent_id, "parcel")
+    assert found is not None
+    return found.id
+
+
+def picked_up(engine: Engine, saga_id: UUID) -> None:
+    engine.client.signal(child_id(engine, saga_id), "picked_up", "van 7", dedup_id="1")
+    engine.work()
+
+
+def state(engine: Engine, saga_id: UUID) -> str:
+    return engine.client.get(saga_id).state.value
+
+
+def test_a_parent_waits_for_its_child_and_takes_its_results(engine: Engine) -> None:
+    saga_id = start(engine)
+    assert state(engine, saga_id) == "waiting"
+    picked_up(engine, saga_id)
+    assert state(engine, saga_id) == "completed"
+    assert engine.client.results(saga_id)["parcel"]["results"]["picked_up"] == "van 7"
+
+
+def test_a_repeated_start_of_the_child_finds_the_first_one(engine: Engine) -> None:
+    saga_id = engine.client.start("order", {"amount": 1}, key="o-1").id
+    engine.coordinator.execute(engine.claim(saga_id))
+    claim = engine.claim(saga_id, "parcel")
+    engine.gives_up(claim)
+    engine.coordinator.execute(claim)  # it lives after all, and starts the child
+    engine.work()
+    assert len(engine.sql("SELECT 1 FROM amends.saga WHERE definition = 'parcel'")) == 1
+
+
+def test_a_child_that_is_taken_back_takes_its_parent_back(engine: Engine) -> None:
+    BEHAVIOUR["pack.forward"] = refuses
+    saga_id = start(engine)
+    assert engine.finish(saga_id) == "compensated"
+
+
+def test_a_cancel_of_the_parent_reaches_the_child(engine: Engine) -> None:
+    saga_id = start(engine)
+    engine.client.cancel(saga_id, reason="no")
+    assert engine.finish(saga_id) == "compensated"
+    assert state(engine, child_id(engine, saga_id)) == "compensated"
+
+
+def test_a_completed_child_is_taken_back_with_its_parent(engine: Engine) -> None:
+    BEHAVIOUR["thank.forward"] = refuses
+    saga_id = start(engine)
+    picked_up(engine, saga_id)
+    assert engine.finish(saga_id) == "compensated"
+    assert state(engine, child_id(engine, saga_id)) == "compensated"
+
+
+def test_a_child_past_its_pivot_is_not_taken_back_and_the_parent_says_so(engine: Engine) -> None:
+    BEHAVIOUR["thank.forward"] = refuses
+    saga_id = start(engine, "mail")
+    assert engine.finish(saga_id) == "failed_compensation"
+    assert state(engine, child_id(engine, saga_id)) == "completed"
+    assert "past its pivot" in str(engine.client.get(saga_id).last_error)
+
+
+def test_a_parked_child_parks_its_parent_and_both_go_on(engine: Engine) -> None:
+    BEHAVIOUR["pack.compensate"] = refuses
+    saga_id = start(engine)
+    child = child_id(engine, saga_id)
+    engine.client.cancel(child, reason="no")
+    assert engine.finish(child) == "failed_compensation"
+    engine.work()
+    assert state(engine, saga_id) == "stuck"
+    assert str(child) in str(engine.entries(saga_id)[-1])
+
+    engine.client.abandon(child, reason="looked at it", actor="ada")
+    engine.work()
+
+    assert state(engine, saga_id) != "stuck" or "child_parked" not in str(
+        engine.entries(saga_id)[-1]
+    )
+
+
+def test_a_parent_is_told_by_the_sweep_when_its_child_died_telling(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saga_id = start(engine)
+    child = child_id(engine, saga_id)
+    monkeypatch.setattr(engine.coordinator.mover, "pass_on", lambda _saga: None)
+    engine.client.signal(child, "picked_up", "van 7", dedup_id="1")
+    engine.work()
+    assert state(engine, child) == "completed"
+    assert state(engine, saga_id) == "waiting"
+    engine.coordinator.mover.deliver()
+    engine.work()
+    assert state(engine, saga_id) == "completed"
