@@ -20,8 +20,10 @@ from celery import bootsteps
 from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
 from orchestrator.storage.database import Moved
+from orchestrator.storage.processes import Processes
+from recovery.alerts.in_worker import AlertsInWorker
 from recovery.isolation import child_environment
-from recovery.sweep_loop import SweepLoop
+from recovery.sweep_loop import SweepLoop, sweeper_process
 from recovery.sweeper import Sweeper, SweepReport
 from workers.celery import app
 from workers.children import on_child_death
@@ -48,6 +50,7 @@ sweeper = PerProcess(_build_sweeper)
 def sweep() -> None:
     """Sweep once; what beat sends. A sweep that finds no database leaves it to the next."""
     try:
+        Processes(app.runtime().database).seen(sweeper_process(app.definitions))
         sweeper().run_once()
     except (LogUnavailableError, Moved) as error:
         emit("sweep.failed", error=str(error))
@@ -71,7 +74,7 @@ class SweeperInWorker(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self.enabled = runs_steps_itself(worker)
+        self.enabled = runs_steps_itself(worker) and worker.app.settings.workers_sweep
         self._loop: SweepLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -104,7 +107,7 @@ class SweeperBesideWorker(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        self.enabled = not runs_steps_itself(worker)
+        self.enabled = not runs_steps_itself(worker) and worker.app.settings.workers_sweep
         self._process: subprocess.Popen[bytes] | None = None
         on_child_death(self._tell)
 
@@ -180,3 +183,4 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 app.steps["worker"].add(SweeperInWorker)
 app.steps["worker"].add(SweeperBesideWorker)
+app.steps["worker"].add(AlertsInWorker)

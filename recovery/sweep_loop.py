@@ -105,20 +105,25 @@ class SweepLoop:
         if time.monotonic() < self._next_sweep:
             return self.sweeper.ring_due()
         self._next_sweep = time.monotonic() + self._interval
-        self._processes.seen(
-            Process(
-                owner=_name(),
-                kind=KIND,
-                queues=(),
-                definition_hashes=self._definitions.hashes,
-                amends_version=version("amends"),
-            )
-        )
+        self._processes.seen(sweeper_process(self._definitions))
         return self.sweeper.run_once()
 
 
+def sweeper_process(definitions: Definitions, name: str | None = None) -> Process:
+    """Return what the register of processes should say of whoever sweeps here.
+
+    Without a name: of this process, beside the worker that may live in it under `owner`.
+    """
+    return Process(
+        owner=name or _name(),
+        kind=KIND,
+        queues=(),
+        definition_hashes=definitions.hashes,
+        amends_version=version("amends"),
+    )
+
+
 def _name() -> str:
-    """Beside the worker that may live in the same process under `owner`."""
     return f"{owner()}/{KIND}"
 
 

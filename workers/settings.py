@@ -6,12 +6,15 @@ it. Precedence: the variable, then the file it names, then ``.env``, then the de
 
 from __future__ import annotations
 
+import base64
 import os
+import re
+import shlex
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -25,6 +28,11 @@ from orchestrator.errors import AmendsError
 PREFIX = "AMENDS_"
 Pool = Literal["threads", "prefork", "solo"]
 Names = Annotated[tuple[str, ...], NoDecode]
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - how Standard Webhooks writes a secret, not one
+SECRET_BYTES = range(24, 65)
+SWEEP_SLACK_SECONDS = 10.0
+"""What a sweep may take itself before it counts as missed."""
 
 
 class SettingsError(AmendsError):
@@ -53,6 +61,11 @@ class Settings(BaseSettings):
         remote_control: lets anyone on the broker inspect and stop workers; off by default.
         key_prefix: put before every Redis key, so that several applications can share a server.
         grace_seconds: what a stopping worker gives its running attempts; then it hands them on.
+        workers_sweep: whether workers sweep too; without, `amends sweep` must run somewhere.
+        alert_url: where alerts are posted; signed with each secret in `alert_secret`.
+        alert_command: program and arguments that are given alerts, one at a time.
+        alert_unknown_seconds: how long an outcome may be unknown before somebody is told.
+        alert_missed_sweeps: how many sweeps may be missed before somebody is told.
     """
 
     model_config = SettingsConfigDict(
@@ -89,12 +102,41 @@ class Settings(BaseSettings):
     remote_control: bool = False
     key_prefix: str = "amends:"
     grace_seconds: float = Field(25.0, ge=0)
+    workers_sweep: bool = True
+    alert_url: str | None = Field(None, repr=False)
+    alert_secret: str | None = Field(None, repr=False, validate_default=True)
+    alert_command: Names = Field((), repr=False)
+    alert_unknown_seconds: float = Field(900.0, gt=0)
+    alert_missed_sweeps: int = Field(3, ge=1)
 
     @field_validator("sagas", "queues", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(each.strip() for each in value.split(",") if each.strip())
+        return value
+
+    @field_validator("alert_command", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        """As a shell would split it; no shell is ever asked."""
+        return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+    @field_validator("alert_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/]+\S*", value):
+            raise ValueError("must be http(s)://host[:port]/path")
+        return value
+
+    @field_validator("alert_secret")
+    @classmethod
+    def _webhook_secret(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("alert_url") is not None:
+            raise ValueError("AMENDS_ALERT_URL needs one, for receivers to know who posts")
+        for each in (value or "").split():
+            if not _is_webhook_secret(each):
+                raise ValueError("must be whsec_ and then 24 to 64 random bytes in base64")
         return value
 
     @field_validator("log_level", mode="before")
@@ -143,6 +185,11 @@ class Settings(BaseSettings):
     @property
     def gateway_timeout(self) -> timedelta:
         return timedelta(seconds=self.gateway_timeout_seconds)
+
+    @property
+    def sweep_patience_seconds(self) -> float:
+        """How long nobody may have swept before that is worth telling."""
+        return self.alert_missed_sweeps * self.sweep_seconds + SWEEP_SLACK_SECONDS
 
     @property
     def is_redis(self) -> bool:
@@ -196,6 +243,14 @@ class _NamedFiles(PydanticBaseSettingsSource):
             for name, field in self.settings_cls.model_fields.items()
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _is_webhook_secret(text: str) -> bool:
+    try:
+        key = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        return False
+    return text.startswith(SECRET_PREFIX) and len(key) in SECRET_BYTES
 
 
 def _contents(variable: str, path: Path) -> str:

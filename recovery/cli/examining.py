@@ -18,8 +18,11 @@ COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
 @click.command("doctor")
+@click.option(
+    "--strict", is_flag=True, help="A warning is a failure too: for a check from elsewhere."
+)
 @pass_session
-def doctor_command(session: Session) -> None:
+def doctor_command(session: Session, strict: bool) -> None:
     """Check installation, settings, servers, workers, sagas.
 
     What is not as it must be comes with a hint. Exits with 1 when a check fails; a warning is no
@@ -34,8 +37,9 @@ def doctor_command(session: Session) -> None:
     ):
         counts[finding.verdict] += 1
         session.output.record(asdict(finding), _line(session.output, finding))
-    if counts[Verdict.FAIL]:
-        raise Failure(f"{counted(counts[Verdict.FAIL], 'check')} failed", ExitCode.FAILURE)
+    failed = counts[Verdict.FAIL] + (counts[Verdict.WARN] if strict else 0)
+    if failed:
+        raise Failure(f"{counted(failed, 'check')} failed", ExitCode.FAILURE)
 
 
 def _line(output: Output, finding: Finding) -> str:

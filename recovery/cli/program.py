@@ -24,6 +24,8 @@ VERBS = {
     "show": "recovery.cli.looking",
     "wait": "recovery.cli.waiting",
     "cancel": "recovery.cli.operating",
+    "alerts": "recovery.cli.alerting",
+    "acknowledge": "recovery.cli.alerting",
     "doctor": "recovery.cli.examining",
     "demo": "recovery.cli.demonstrating",
 }

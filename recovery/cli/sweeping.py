@@ -7,11 +7,16 @@ from dataclasses import asdict
 
 import click
 
+from orchestrator.storage.processes import Processes
+from recovery.alerts.loop import AlertLoop
+from recovery.alerts.notifier import Notifier
 from recovery.beside import Beside
 from recovery.cli.session import Session, pass_session
-from recovery.sweep_loop import SweepLoop
+from recovery.sweep_loop import KIND, SweepLoop, sweeper_process
 from recovery.sweeper import Sweeper, SweepReport
 from workers import telemetry
+from workers.owner import owner
+from workers.settings import Settings
 
 
 @click.command("sweep")
@@ -43,22 +48,36 @@ def sweep_command(
     session.settings.require_broker_url()  # a sweep that can ring nobody would only hold rows back
     sweeper = Sweeper(session.coordinator, session.database)
     if once:
-        _tell(session, sweeper.run_once())
+        _sweep_once(session, sweeper)
         return
     telemetry.configure(session.settings)
+    settings = _with_interval(session.settings, interval_seconds)
     loop = SweepLoop(
         sweeper,
         session.database,
         definitions=session.definitions,
-        interval_seconds=interval_seconds or session.settings.sweep_seconds,
+        interval_seconds=settings.sweep_seconds,
         on_report=lambda report: None if report.is_quiet else _tell(session, report),
     )
-    if beside:
-        Beside(loop).run()
-        return
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: loop.stop())
-    loop.run()
+    with AlertLoop.of(settings, session.database, sweeps=True):
+        if beside:
+            Beside(loop).run()
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: loop.stop())
+        loop.run()
+
+
+def _sweep_once(session: Session, sweeper: Sweeper) -> None:
+    """Sweep, and then alert, which may wait for others."""
+    name = f"{owner().partition('/')[0]}/once/{KIND}"  # of the host: the next run has another pid
+    Processes(session.database).seen(sweeper_process(session.definitions, name))
+    _tell(session, sweeper.run_once())
+    Notifier.of(session.settings, session.database).run_once()
+
+
+def _with_interval(settings: Settings, seconds: float | None) -> Settings:
+    return settings if seconds is None else settings.model_copy(update={"sweep_seconds": seconds})
 
 
 def _tell(session: Session, report: SweepReport) -> None:

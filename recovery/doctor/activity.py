@@ -16,10 +16,6 @@ from recovery.sweep_loop import KIND
 from workers.settings import Settings
 
 WORKER_SECONDS = 60.0
-SWEEPS = 3
-"""After so many missed sweeps a saga that is due counts as forgotten."""
-
-SLACK_SECONDS = 10.0
 
 
 def workers(database: Database, definitions: Definitions) -> Iterator[Finding]:
@@ -41,7 +37,7 @@ def workers(database: Database, definitions: Definitions) -> Iterator[Finding]:
 
 def sweepers(database: Database, settings: Settings) -> Iterator[Finding]:
     """Somebody sweeps: a process says so, or at least nothing due is left lying."""
-    patience = SWEEPS * settings.sweep_seconds + SLACK_SECONDS
+    patience = settings.sweep_patience_seconds
     overdue = VitalSigns(database).overdue(patience)
     seen = Processes(database).all(max(patience, WORKER_SECONDS))
     sweeping = [each for each in seen if each.process.kind == KIND]

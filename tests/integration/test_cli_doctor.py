@@ -64,6 +64,12 @@ def test_a_healthy_deployment_has_warnings_at_most(doctor: Doctor) -> None:
     assert all(each["hint"] for each in findings.values() if each["verdict"] == "warn")
 
 
+def test_a_check_from_elsewhere_may_take_warnings_for_failures(doctor: Doctor) -> None:
+    answer, findings = doctor("--strict")
+    assert findings["workers"]["verdict"] == "warn"
+    assert answer.exit_code == 1
+
+
 def test_processes_that_gave_a_sign_of_life_are_seen(doctor: Doctor, processes: Processes) -> None:
     processes.seen(alive("worker-threads"))
     processes.seen(alive(KIND))

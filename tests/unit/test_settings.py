@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ VARIABLES = ("AMENDS_DATABASE_URL", "DATABASE_URL", "AMENDS_BROKER_URL", "CELERY
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # a developer's own .env is not ours to read
-    for name in (*VARIABLES, "REDIS_URL", "AMENDS_SAGAS", "AMENDS_QUEUES"):
+    for name in (*VARIABLES, "REDIS_URL", "AMENDS_SAGAS", "AMENDS_QUEUES", "AMENDS_ALERT_COMMAND"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
 
@@ -123,3 +124,62 @@ def test_passwords_are_not_in_the_representation() -> None:
     )
 
     assert "hunter2" not in repr(settings)
+
+
+# -- alerts ----------------------------------------------------------------------------------------
+
+URL = "https://pager.example/x"
+
+
+def secret_of(length: int) -> str:
+    return "whsec_" + base64.b64encode(b"x" * length).decode()
+
+
+def test_an_alert_url_needs_a_secret() -> None:
+    with pytest.raises(SettingsError, match="AMENDS_ALERT_SECRET"):
+        Settings.load(alert_url=URL)
+    assert Settings.load(alert_url=URL, alert_secret=secret_of(24)).alert_url == URL
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["hunter2", "whsec_hunter2!", secret_of(23), secret_of(65), f"{secret_of(24)} hunter2"],
+)
+def test_a_secret_that_nobody_could_verify_is_refused_and_not_shown(secret: str) -> None:
+    with pytest.raises(SettingsError, match="AMENDS_ALERT_SECRET") as refused:
+        Settings.load(alert_url=URL, alert_secret=secret)
+    assert secret not in str(refused.value)
+
+
+def test_two_secrets_are_good_while_one_replaces_the_other() -> None:
+    both = f"{secret_of(32)}\n{secret_of(64)}"
+    assert Settings.load(alert_url=URL, alert_secret=both).alert_secret == both
+
+
+@pytest.mark.parametrize("url", ["pager.example", "ftp://pager.example", "https://", "http:///x"])
+def test_an_alert_url_is_of_the_web(url: str) -> None:
+    with pytest.raises(SettingsError, match="AMENDS_ALERT_URL"):
+        Settings.load(alert_url=url, alert_secret=secret_of(24))
+
+
+def test_an_alert_command_is_split_as_a_shell_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMENDS_ALERT_COMMAND", "/bin/page --team 'on call'")
+    assert Settings.load().alert_command == ("/bin/page", "--team", "on call")
+
+
+def test_an_alert_command_with_an_open_quote_is_refused() -> None:
+    with pytest.raises(SettingsError, match="AMENDS_ALERT_COMMAND"):
+        Settings.load(alert_command="/bin/page 'on call")
+
+
+def test_where_alerts_go_is_not_in_the_representation() -> None:
+    settings = Settings.load(
+        alert_url=f"{URL}/hunter2", alert_secret=secret_of(24), alert_command="page hunter2"
+    )
+    assert "hunter2" not in repr(settings)
+    assert secret_of(24) not in repr(settings)
+
+
+def test_patience_is_some_sweeps_and_what_one_may_take() -> None:
+    settings = Settings.load(sweep_seconds=60, alert_missed_sweeps=2)
+    assert settings.sweep_patience_seconds == 130

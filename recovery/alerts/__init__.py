@@ -1,0 +1,1 @@
+"""Alerts: what a person must know leaves the system, until somebody answers."""

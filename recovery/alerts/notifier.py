@@ -1,0 +1,175 @@
+"""The notifier: raise what is to be raised, close what is over, send what is due.
+
+Leaderless, like the sweep: run it in every process that sweeps, all at once. A process that does
+not sweep stands by: it looks whether anybody does, and does all of this itself when nobody does.
+When every process is dead nobody is left to tell; that takes a look from outside.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from orchestrator.entries import Recorded
+from orchestrator.errors import HistoryError
+from orchestrator.instrumentation import emit
+from orchestrator.seam import durable
+from orchestrator.storage.alerts import Alert, Alerts
+from orchestrator.storage.database import Database
+from orchestrator.storage.saga_log import SagaLog
+from recovery.alerts.message import message
+from recovery.alerts.sinks import NotSentError, Sink, sinks_of
+from recovery.alerts.unknowns import UnknownWatch
+from workers.settings import Settings
+
+SENDING_SECONDS = 30.0
+"""One run sends for at most about this long; the rest stays due."""
+
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertReport:
+    """How many alerts one run raised, closed, sent, and failed to send."""
+
+    raised: int = 0
+    closed: int = 0
+    sent: int = 0
+    not_sent: int = 0
+
+
+class Notifier:
+    """Raises, closes and sends alerts with one database and its sinks.
+
+    Args:
+        patience_seconds: how long nobody may have swept before that is an alert.
+        unknown_seconds: how long an outcome may be unknown before that is one.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        sinks: Sequence[Sink],
+        *,
+        patience_seconds: float,
+        unknown_seconds: float,
+    ) -> None:
+        self._alerts = Alerts(database)
+        self._log = SagaLog(database)
+        self._unknowns = UnknownWatch(self._alerts, self._log, age_seconds=unknown_seconds)
+        self._sinks = sinks
+        self._patience = patience_seconds
+        self._watches_since = self._ended_at = NEVER
+
+    @classmethod
+    def of(cls, settings: Settings, database: Database) -> Notifier:
+        """Return the notifier that the settings ask for."""
+        return cls(
+            database,
+            sinks_of(settings),
+            patience_seconds=settings.sweep_patience_seconds,
+            unknown_seconds=settings.alert_unknown_seconds,
+        )
+
+    def run_once(self) -> AlertReport:
+        """Do everything that is due, and return how much that was.
+
+        Raises:
+            LogUnavailableError: Postgres does not answer; the next run starts afresh.
+        """
+        may_judge = self._begins()
+        report = self._work(may_judge=may_judge)
+        self._ended_at = time.monotonic()
+        return report
+
+    def stand_by(self) -> AlertReport:
+        """Do the same, but only while no sweeper is seen, whose notifier does it.
+
+        Raises:
+            LogUnavailableError: Postgres does not answer.
+        """
+        may_judge = self._begins()
+        is_swept = self._alerts.is_swept(self._patience)
+        report = self._work(may_judge=True) if may_judge and not is_swept else AlertReport()
+        self._ended_at = time.monotonic()
+        return report
+
+    def _begins(self) -> bool:
+        """Whether this process has looked, without a gap, for as long as silence must last.
+
+        After a start, an outage of the database or a stopped machine sweepers get their time. A run
+        that fails leaves no end behind, and so a gap.
+        """
+        now = time.monotonic()
+        if now - self._ended_at > self._patience:
+            self._watches_since = now
+        self._ended_at = NEVER
+        return now - self._watches_since >= self._patience
+
+    def _work(self, *, may_judge: bool) -> AlertReport:
+        raised = _told_raised(self._alerts.raise_parked())
+        if may_judge:
+            raised += _told_raised(self._alerts.raise_overdue(self._patience))
+            raised += _told_raised(self._alerts.raise_silent(self._patience))
+        unknown, known = self._unknowns.look()
+        raised += _told_raised(unknown)
+        closed = _told_closed(known) + _told_closed(self._alerts.close_parked())
+        closed += _told_closed(self._alerts.close_overdue(self._patience))
+        closed += _told_closed(self._alerts.close_silent(self._patience))
+        sent, not_sent = self._send_due() if self._sinks else (0, 0)
+        return AlertReport(raised=raised, closed=closed, sent=sent, not_sent=not_sent)
+
+    def _send_due(self) -> tuple[int, int]:
+        """Send one alert after the other; a failure ends it: the next ones would wait as long."""
+        until = time.monotonic() + SENDING_SECONDS
+        sent = 0
+        while time.monotonic() < until and (alert := self._alerts.take()) is not None:
+            error = self._send(alert)
+            self._alerts.note(alert, error)
+            if error is not None:
+                emit("alert.not_sent", alert_id=alert.id, kind=alert.kind, error=error)
+                return sent, 1
+            emit("alert.sent", alert_id=alert.id, kind=alert.kind, send_count=alert.send_count)
+            sent += 1
+        return sent, 0
+
+    def _send(self, alert: Alert) -> str | None:
+        """Give the alert to every sink; return what went wrong, or None."""
+        body = json.dumps(message(alert, self._entries(alert)), separators=(",", ":"))
+        errors = []
+        for sink in self._sinks:
+            try:
+                durable("alert.send", partial(sink.send, alert.id, body))
+            except NotSentError as error:
+                errors.append(str(error))
+        return "; ".join(errors) or None
+
+    def _entries(self, alert: Alert) -> list[Recorded] | None:
+        if alert.saga_id is None:
+            return None
+        try:
+            return self._log.entries(alert.saga_id)
+        except HistoryError:  # a newer version's, which can tell how much is at risk
+            return None
+
+
+def _told_raised(alerts: Sequence[Alert]) -> int:
+    for each in alerts:
+        emit("alert.raised", **_shown(each))
+    return len(alerts)
+
+
+def _told_closed(alerts: Sequence[Alert]) -> int:
+    for each in alerts:
+        emit("alert.closed", **_shown(each))
+    return len(alerts)
+
+
+def _shown(alert: Alert) -> dict[str, Any]:
+    names = ("saga", "key", "reason", "step")
+    named: dict[str, Any] = {name: alert.data[name] for name in names if name in alert.data}
+    return {"alert_id": alert.id, "kind": alert.kind, "saga_id": alert.saga_id, **named}
