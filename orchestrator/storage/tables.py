@@ -223,6 +223,9 @@ tombstone = Table(
     Column("references", ARRAY(Text), nullable=False),
     _instant("ended_at", nullable=False),
     _instant("pruned_at", nullable=False, server_default=CLOCK),
+    Column("version", Integer, nullable=False),
+    Column("definition_hash", Text, nullable=False),
+    Index("tombstone_saga", "saga_id", unique=True),
 )
 
 process = Table(

@@ -21,6 +21,7 @@ from tests.integration.engine import Engine
 from workers.local_servers.running_servers import RunningServers
 
 ROLES = ("amends_client", "amends_worker", "amends_reader")
+JANITOR = "amends_janitor"
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ FORBIDDEN = (
 
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
-@pytest.mark.parametrize("role", [None, *ROLES])
+@pytest.mark.parametrize("role", [None, *ROLES, JANITOR])
 @pytest.mark.parametrize("replication_role", ["origin", "replica"])
 def test_the_log_cannot_be_changed_by_anybody(
     engine: Engine, statement: str, role: str | None, replication_role: str
@@ -197,7 +198,7 @@ def may(connection: sqlalchemy.Connection, role: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [*ROLES, JANITOR])
 def test_no_role_may_change_the_log_or_read_beyond_the_schema(engine: Engine, role: str) -> None:
     with engine.pool.connect() as connection:
         rights = may(connection, role)
@@ -214,7 +215,10 @@ def test_no_role_may_change_the_log_or_read_beyond_the_schema(engine: Engine, ro
 def test_each_role_may_do_what_its_user_does_and_no_more(engine: Engine) -> None:
     with engine.pool.connect() as connection:
         client, worker, reader = (may(connection, role) for role in ROLES)
+        janitor = may(connection, JANITOR)
     assert set(reader.values()) == {"s"}
+    assert set(janitor.values()) <= {"s", ""}
+    assert worker["tombstone"] == "s"
     assert client["saga"] == client["attempt"] == client["signal"] == "si"
     assert worker["attempt"] == "siud"
     assert worker["saga"] == "siu"

@@ -93,8 +93,9 @@ def test_a_new_version_does_not_start_an_old_key_again(engine: Engine) -> None:
 def test_a_pruned_saga_still_holds_its_key(engine: Engine, payload: dict[str, int]) -> None:
     holder = uuid4()
     engine.sql(
-        'INSERT INTO amends.tombstone (definition, key, saga_id, fingerprint, state, "references", '
-        "ended_at) VALUES ('shop', 'order-1', :id, :print, 'completed', '{}', now())",
+        "INSERT INTO amends.tombstone (definition, version, definition_hash, key, saga_id, "
+        'fingerprint, state, "references", ended_at) '
+        "VALUES ('shop', 1, 'hash', 'order-1', :id, :print, 'completed', '{}', now())",
         id=holder,
         print=fingerprint(ORDER),
     )
