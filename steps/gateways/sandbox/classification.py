@@ -151,7 +151,9 @@ def lookup_error_of(ending: Response | Unanswered) -> PaymentError:
 def unreadable(response: Response, error: UnreadableAnswerError) -> Response:
     """A success whose content cannot be read, as an answer that says nothing."""
     return Response(
-        status=response.status, body={"error": {"code": "unreadable", "message": str(error)}}
+        status=response.status,
+        body={"error": {"code": "unreadable", "message": str(error)}},
+        is_replayed=response.is_replayed,
     )
 
 

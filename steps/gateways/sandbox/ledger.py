@@ -142,7 +142,7 @@ class Ledger:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA busy_timeout = 1000")
         self._db.executescript(_SCHEMA)
-        self._prefix = self._identity()
+        self.prefix = self._identity()
         self._last_seq = self._scalar("SELECT coalesce(max(seq), 0) FROM movement")
 
     @property
@@ -172,7 +172,12 @@ class Ledger:
 
     def next_reference(self, kind: str) -> str:
         """A reference for the object that the next movement opens; unique across ledgers."""
-        return f"{kind}_{self._prefix}{self._last_seq + 1:08d}"
+        return f"{kind}_{self.prefix}{self._last_seq + 1:08d}"
+
+    def seq_of(self, reference: str) -> int | None:
+        """The movement that opened the object of this reference; None for any other text."""
+        number = reference.rpartition(f"_{self.prefix}")[2]
+        return int(number) if number.isdecimal() else None
 
     def append(
         self,
@@ -314,22 +319,7 @@ class Ledger:
             f"SELECT * FROM movement WHERE {where} ORDER BY seq LIMIT ?",  # noqa: S608 - fixed texts
             (*values, limit),
         ).fetchall()
-        return [
-            Movement(
-                seq=row["seq"],
-                at=row["at"],
-                operation=Operation(row["operation"]),
-                key=row["key"],
-                reference=row["reference"],
-                payment_reference=row["payment_reference"],
-                order_reference=row["order_reference"],
-                amount_minor=row["amount_minor"],
-                currency=row["currency"],
-                effective=bool(row["effective"]),
-                answer=row["answer"],
-            )
-            for row in rows
-        ]
+        return [movement_of(row) for row in rows]
 
     def _scalar(self, query: str, *values: object) -> int:
         return int(self._db.execute(query, values).fetchone()[0])
@@ -341,3 +331,20 @@ class Ledger:
         prefix = uuid.uuid4().hex[:6].translate(_LETTERS_FOR_DIGITS)
         self._db.execute("INSERT INTO identity VALUES (?)", (prefix,))
         return prefix
+
+
+def movement_of(row: sqlite3.Row) -> Movement:
+    """A row of the ledger as a value."""
+    return Movement(
+        seq=row["seq"],
+        at=row["at"],
+        operation=Operation(row["operation"]),
+        key=row["key"],
+        reference=row["reference"],
+        payment_reference=row["payment_reference"],
+        order_reference=row["order_reference"],
+        amount_minor=row["amount_minor"],
+        currency=row["currency"],
+        effective=bool(row["effective"]),
+        answer=row["answer"],
+    )

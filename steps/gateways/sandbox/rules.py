@@ -101,6 +101,8 @@ def decide(command: Command, payment: Payment | None, *, forced: str | None = No
 
 def _authorize(command: Command, forced: str | None) -> Verdict:
     outcome = forced or TOKENS.get(command.token)
+    if not command.token and not command.confirms:  # to be named when it is confirmed
+        return _AUTHORIZE_VERDICTS[UNCONFIRMED]
     if outcome is None:
         return Verdict(status=400, answer="invalid_token", message="no such payment method token")
     return _AUTHORIZE_VERDICTS[outcome if command.confirms else UNCONFIRMED]

@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
+from steps.gateways.sandbox.announcements import Announcements
 from steps.gateways.sandbox.connections import Connections
 from steps.gateways.sandbox.faults import FaultScript
 from steps.gateways.sandbox.gateway import Clock, Gateway
@@ -20,6 +21,9 @@ from steps.gateways.sandbox.notes import Notes
 from steps.gateways.sandbox.pipeline import Pipeline
 from steps.gateways.sandbox.routes import GatewayRoutes
 from steps.gateways.sandbox.stage import StageRoutes
+from steps.gateways.sandbox.stripe_face.form import StripeForm
+from steps.gateways.sandbox.stripe_face.questions import StripeQuestions
+from steps.gateways.sandbox.stripe_face.routes import StripeEffects, StripeFace
 from steps.gateways.sandbox.wire import OwnForm
 
 _KEEP_ALIVE_SECONDS = 75  # longer than any client keeps one, so no request meets a closing socket
@@ -72,8 +76,10 @@ def build_app(ledger: Ledger, connections: Connections, *, base_url: str, logs: 
     clock = Clock()
     journal = Journal(ledger)
     faults = FaultScript()
+    notes = Notes(ledger)
     form = OwnForm(base_url)
-    gateway = Gateway(ledger, journal, Notes(ledger), clock)
+    stripe_form = StripeForm(base_url=base_url, notes=notes)
+    gateway = Gateway(ledger, journal, notes, clock)
     pipeline = Pipeline(journal, faults, connections, logs=logs)
     stage = StageRoutes(
         ledger=ledger,
@@ -84,8 +90,13 @@ def build_app(ledger: Ledger, connections: Connections, *, base_url: str, logs: 
         clock=clock,
         form=form,
     )
+    announcements = Announcements(ledger, form, stripe_form)
     own = GatewayRoutes(gateway, journal, pipeline, form)
-    return Starlette(routes=[*own.routes(), *stage.routes()])
+    face = StripeFace(gateway=gateway, journal=journal, pipeline=pipeline, form=stripe_form)
+    effects, questions = StripeEffects(face), StripeQuestions(face, ledger, announcements)
+    return Starlette(
+        routes=[*own.routes(), *effects.routes(), *questions.routes(), *stage.routes()]
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
