@@ -1,0 +1,194 @@
+"""Reads Stripe's objects, as plain JSON, into the types of the protocol.
+
+Every function raises `UnreadableAnswerError` where the JSON is not what Stripe promises, and where
+a payment is ``processing``: then nobody can say yet whether money is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from steps.gateways.payment import (
+    ChargeResult,
+    ChargeStatus,
+    MovementKind,
+    RefundResult,
+    RefundStatus,
+    ReportLine,
+)
+from steps.gateways.reading import Json, promised, text
+from steps.gateways.stripe.amounts import from_stripe_units
+from steps.money import Money
+
+ORDER: Final = "order_reference"
+AUTHORIZE_KEY: Final = "authorize_key"
+REFUND_KEY: Final = "refund_key"
+"""Names of the metadata that we pin to payment intents and refunds, to find them by."""
+
+WHOLE: Final = ["latest_charge.refunds"]
+"""What has to be expanded so that a payment intent can be read."""
+
+LAPSED: Final = frozenset({"automatic", "expired"})
+"""Reasons of a cancellation that nobody asked for: the hold had come of age."""
+
+_STATUS: Final = {
+    "requires_payment_method": ChargeStatus.DECLINED,
+    "requires_confirmation": ChargeStatus.REQUIRES_ACTION,
+    "requires_action": ChargeStatus.REQUIRES_ACTION,
+    "requires_capture": ChargeStatus.AUTHORIZED,
+    "succeeded": ChargeStatus.CAPTURED,
+    "canceled": ChargeStatus.VOIDED,
+}
+
+_REFUND_STATUS: Final = {
+    "pending": RefundStatus.PENDING,
+    "requires_action": RefundStatus.PENDING,
+    "succeeded": RefundStatus.SUCCEEDED,
+    "failed": RefundStatus.FAILED,
+    "canceled": RefundStatus.FAILED,
+}
+
+
+@promised
+def payment(intent: Json) -> ChargeResult:
+    """A payment intent that was retrieved with `WHOLE`."""
+    currency = text(intent["currency"])
+    captured = from_stripe_units(intent["amount_received"], currency)
+    refunds = tuple(refund(each) for each in reversed(_refunds_of(intent)))  # newest came first
+    standing = [each.amount for each in refunds if each.status is not RefundStatus.FAILED]
+    refunded = Money.total(standing, captured.currency)
+    return ChargeResult(
+        reference=text(intent["id"]),
+        order_reference=_pinned(intent, ORDER),
+        amount=from_stripe_units(intent["amount"], currency),
+        captured=captured,
+        refunded=refunded,
+        status=_status(intent, is_refunded=captured.is_positive and captured == refunded),
+        key=_pinned(intent, AUTHORIZE_KEY),
+        created_at=_instant(intent),
+        refunds=refunds,
+        challenge_url=_challenge_url(intent),
+    )
+
+
+@promised
+def payments(found: Json) -> tuple[ChargeResult, ...]:
+    """What a search found, oldest first.
+
+    One page holds it all: more than a hundred payments for one key or order are no answer.
+    """
+    if found["has_more"]:
+        raise ValueError("more payments than anybody can have meant")
+    oldest_first = [payment(each) for each in reversed(found["data"])]
+    return tuple(sorted(oldest_first, key=lambda each: each.created_at))
+
+
+@promised
+def refund(body: Json) -> RefundResult:
+    """A refund."""
+    return RefundResult(
+        reference=text(body["id"]),
+        payment_reference=text(body["payment_intent"]),
+        amount=from_stripe_units(body["amount"], text(body["currency"])),
+        status=_REFUND_STATUS[body["status"]],
+        key=_pinned(body, REFUND_KEY),
+        created_at=_instant(body),
+    )
+
+
+EVENTS: Final = {
+    "payment_intent.amount_capturable_updated": (MovementKind.AUTHORIZE, "amount_capturable"),
+    "payment_intent.succeeded": (MovementKind.CAPTURE, "amount_received"),
+    "payment_intent.canceled": (MovementKind.VOID, "amount"),
+    "refund.created": (MovementKind.REFUND, "amount"),
+    "refund.failed": (MovementKind.REFUND_FAILED, "amount"),
+}
+"""The events that tell of moved money, and where in their object the amount is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportPage:
+    """Lines, newest first, and the event after which the next page begins; None ends it."""
+
+    lines: Sequence[ReportLine]
+    last_id: str | None
+
+
+@promised
+def report_page(body: Json) -> ReportPage:
+    """A page of events."""
+    events: list[Json] = body["data"]
+    lines = [line for each in events if (line := _report_line(each))]
+    return ReportPage(lines=lines, last_id=events[-1]["id"] if body["has_more"] else None)
+
+
+def _report_line(event: Json) -> ReportLine | None:
+    """The movement that an event of `EVENTS` tells of, or None where no money moved."""
+    kind, amount = EVENTS[event["type"]]
+    moved = event["data"]["object"]
+    if kind is MovementKind.VOID and not _was_held(moved):
+        return None
+    money = from_stripe_units(moved[amount], text(moved["currency"]))
+    if not money.is_positive:
+        return None
+    return ReportLine(
+        kind=kind,
+        reference=text(moved["id"]),
+        payment_reference=text(moved.get("payment_intent") or moved["id"]),
+        order_reference=_pinned(moved, ORDER),
+        amount=money,
+        key=_key_of(event, kind),
+        at=_instant(event),
+    )
+
+
+def _refunds_of(intent: Json) -> list[Json]:
+    charge = intent["latest_charge"]
+    if charge is None:
+        return []
+    if charge["refunds"]["has_more"]:
+        raise ValueError("only a part of the refunds")
+    refunds: list[Json] = charge["refunds"]["data"]
+    return refunds
+
+
+def _status(intent: Json, *, is_refunded: bool) -> ChargeStatus:
+    status = _STATUS[intent["status"]]
+    if is_refunded:
+        return ChargeStatus.REFUNDED
+    if status is ChargeStatus.VOIDED and intent.get("cancellation_reason") in LAPSED:
+        return ChargeStatus.EXPIRED
+    return status
+
+
+def _challenge_url(intent: Json) -> str | None:
+    """Where the payer goes, if Stripe hosts that page; None leaves it to Stripe's SDK."""
+    action = intent.get("next_action") or {}
+    url = (action.get("redirect_to_url") or {}).get("url")
+    return None if url is None else text(url)
+
+
+def _was_held(intent: Json) -> bool:
+    """Whether a cancelled intent held money until somebody cancelled it."""
+    was_authorized = intent["latest_charge"] is not None and not intent.get("last_payment_error")
+    return was_authorized and intent.get("cancellation_reason") not in LAPSED
+
+
+def _key_of(event: Json, kind: MovementKind) -> str:
+    """The key that was sent with it; for a hold that a payer's challenge ended in, its first."""
+    sent = (event.get("request") or {}).get("idempotency_key")
+    if sent is None and kind is MovementKind.AUTHORIZE:
+        return _pinned(event["data"]["object"], AUTHORIZE_KEY)
+    return text(sent or "")
+
+
+def _pinned(body: Json, name: str) -> str:
+    return text((body.get("metadata") or {}).get(name, ""))
+
+
+def _instant(body: Json) -> datetime:
+    seconds: Any = body["created"]
+    return datetime.fromtimestamp(seconds, tz=UTC)
