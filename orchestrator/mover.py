@@ -102,12 +102,9 @@ class Mover:
 
         return self._move(saga_id, facts, waits_until=time.monotonic() + ADD_SECONDS)
 
-    def deliver(self, limit: int = 500) -> int:
-        """Deliver signals that nobody has delivered yet, and look; return to how many sagas."""
-        told = self._signals.deliver(limit=limit)
-        for saga_id in told:
-            self.look(saga_id)
-        return len(told)
+    def deliver(self) -> int:
+        """Deliver signals that nobody has delivered yet; return to how many sagas: they are due."""
+        return self._signals.deliver_all()
 
     def pass_on(self, saga: SagaRow) -> None:
         """After a saga has ended, or parked: let those look that waited for it; the sweep does too.

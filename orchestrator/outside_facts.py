@@ -40,6 +40,7 @@ from orchestrator.mover import Mover
 from orchestrator.outcomes import printable, told
 from orchestrator.payloads import MAX_BYTES, canonical, to_json
 from orchestrator.state import TERMINAL, State
+from orchestrator.storage.complaints import Complaint, complaint_of
 from orchestrator.storage.database import Moved
 from orchestrator.storage.reads import Reads, SagaSummary
 from orchestrator.storage.rows import Advance
@@ -84,6 +85,9 @@ class OutsideFacts:
             self._mover.look(saga_id)
         except (LogUnavailableError, HistoryError) as error:
             emit("saga.look_failed", saga_id=saga_id, error=str(error))
+        except Exception as error:
+            if complaint_of(error) is not Complaint.NOT_ALLOWED:
+                raise  # else its role may tell, and only workers decide
 
     def signal(self, definition: str, key: str, name: str, payload: Json, dedup_id: str) -> bool:
         """See `orchestrator.client.SagaClient.signal`."""
@@ -96,7 +100,11 @@ class OutsideFacts:
         if len(canonical(value)) > MAX_BYTES:
             raise PayloadError(f"the payload of a signal has at most {MAX_BYTES:,} bytes")
         is_new = self._signals.keep(definition, key, printable(name), printable(dedup_id), value)
-        for saga_id in self._signals.deliver(definition=definition, key=key):
+        try:
+            saga_id = self._signals.deliver(definition=definition, key=key)
+        except Moved:
+            return is_new  # it is kept; the sweep delivers it
+        if saga_id is not None:
             self.look(saga_id)
         return is_new
 

@@ -129,12 +129,17 @@ class Sweeper:
         if not self._woke_foreign:
             self._attempts.wake_foreign(self._hashes)
             self._woke_foreign = True
-        self._coordinator.mover.deliver(BATCH)
+        self._deliver()
         report = self._take_over() + self._ring_first()
         report += self._look() + self._ring_first() + self._ring_again()
         if not report.is_quiet:
             emit("sweep.done", **{each.name: getattr(report, each.name) for each in fields(report)})
         return report
+
+    def _deliver(self) -> None:
+        for _ in range(MAX_ROUNDS):
+            if not self._coordinator.mover.deliver():
+                return
 
     def _take_over(self) -> SweepReport:
         """Give up what is over; what cannot be given up does not stand in front of the rest."""

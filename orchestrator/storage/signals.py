@@ -13,6 +13,8 @@ from uuid import UUID
 from orchestrator.entries import Json
 from orchestrator.storage.database import Database
 
+BATCH = 500
+
 KEEP = """
 INSERT INTO amends.signal (definition, key, name, dedup_id, payload)
 VALUES (%(definition)s, %(key)s, %(name)s, %(dedup_id)s, %(payload)s::jsonb)
@@ -20,16 +22,33 @@ ON CONFLICT (definition, key, name, dedup_id) DO NOTHING
 RETURNING arrival
 """
 
-DELIVER = """
-WITH picked AS (
-    SELECT g.definition, g.key, g.name, g.dedup_id, g.payload, g.arrival, s.id
-    FROM amends.signal g
-    JOIN amends.saga s ON s.key = g.key AND s.definition = g.definition
-    WHERE g.delivered_at IS NULL AND s.due_at IS NOT NULL
-        AND (%(key)s::text IS NULL OR (g.definition = %(definition)s AND g.key = %(key)s))
-        AND (%(saga_id)s::uuid IS NULL OR s.id = %(saga_id)s)
+_HEARS = """
+    SELECT s.id, s.definition, s.key FROM amends.saga s
+    WHERE s.due_at IS NOT NULL
+        AND (s.id = %(saga_id)s OR (s.key = %(key)s AND s.definition = %(definition)s))
+    FOR UPDATE
+"""
+
+_ALL_HEAR = """
+    SELECT s.id, s.definition, s.key
+    FROM (SELECT g.definition, g.key, min(g.arrival) AS since FROM amends.signal g
+        WHERE g.delivered_at IS NULL GROUP BY g.definition, g.key) waits
+    JOIN amends.saga s ON s.key = waits.key AND s.definition = waits.definition
+    WHERE s.due_at IS NOT NULL
+    ORDER BY waits.since LIMIT %(limit)s
+    FOR UPDATE OF s SKIP LOCKED
+"""
+
+# The saga is locked before its signals are: who delivers a later one has seen every earlier one.
+_DELIVER = """
+WITH hears AS (
+    {hears}
+), picked AS (
+    SELECT g.definition, g.key, g.name, g.dedup_id, g.payload, g.arrival, hears.id
+    FROM hears JOIN amends.signal g ON g.key = hears.key AND g.definition = hears.definition
+    WHERE g.delivered_at IS NULL
     ORDER BY g.arrival LIMIT %(limit)s
-    FOR UPDATE OF g SKIP LOCKED
+    FOR UPDATE OF g
 ), counted AS (
     SELECT id, count(*)::int AS n FROM picked GROUP BY id
 ), moved AS (
@@ -55,6 +74,9 @@ WITH picked AS (
 SELECT id FROM moved
 """
 
+DELIVER = _DELIVER.format(hears=_HEARS)
+DELIVER_ALL = _DELIVER.format(hears=_ALL_HEAR)
+
 
 class Signals:
     """Keeps signals and delivers them."""
@@ -79,12 +101,19 @@ class Signals:
         definition: str | None = None,
         key: str | None = None,
         saga_id: UUID | None = None,
-        limit: int = 500,
-    ) -> list[UUID]:
-        """Deliver what sagas that have not ended are still to hear; return those sagas.
+    ) -> UUID | None:
+        """Deliver what one saga, named by its id or its key, is to hear; None if that is nothing.
 
-        With `definition` and `key`, or with `saga_id`, only to that saga.
+        Raises:
+            Moved: somebody holds its row; what it is to hear stays in the inbox.
         """
-        values = {"definition": definition, "key": key, "saga_id": saga_id, "limit": limit}
+        values = {"definition": definition, "key": key, "saga_id": saga_id, "limit": BATCH}
         rows = self._database.run(DELIVER, values, writes="signal.commit")
-        return [row[0] for row in rows]
+        return rows[0][0] if rows else None
+
+    def deliver_all(self) -> int:
+        """Deliver up to 500 signals, the oldest first; return to how many sagas, which are due now.
+
+        A saga whose row somebody holds hears them another time.
+        """
+        return len(self._database.run(DELIVER_ALL, {"limit": BATCH}, writes="signal.commit"))

@@ -159,5 +159,4 @@ def test_a_parent_is_told_by_the_sweep_when_its_child_died_telling(
     assert state(engine, child) == "completed"
     assert state(engine, saga_id) == "waiting"
     engine.coordinator.mover.deliver()
-    engine.work()
-    assert state(engine, saga_id) == "completed"
+    assert engine.finish(saga_id) == "completed"

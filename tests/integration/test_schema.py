@@ -234,6 +234,7 @@ def test_a_client_and_a_worker_of_these_roles_can_do_their_work(
         first = client.client.start("shop", {"amount": 1}, key="order-1")
         assert not client.client.start("shop", {"amount": 1}, key="order-1").created
         client.client.cancel(first.id, reason="a test")
+        client.client.signal(first.id, "told", dedup_id="1")
         other = client.client.start("shop", {"amount": 1}, key="order-2")
         assert worker.finish(first.id) == "compensated"
         assert worker.finish(other.id) == "completed"

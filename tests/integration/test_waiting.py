@@ -65,7 +65,7 @@ def test_a_signal_for_a_saga_that_does_not_exist_yet_waits_in_the_inbox(engine: 
     assert engine.client.signal(("shop", "order-1"), "approved", "first", dedup_id="1")
     saga_id = start(engine)
     engine.coordinator.mover.deliver()
-    engine.work()
+    assert engine.finish(saga_id) == "completed"
     assert engine.client.results(saga_id)["approved"] == "first"
 
 
@@ -94,6 +94,12 @@ def test_signals_of_a_name_are_heard_in_the_order_of_their_arrival(engine: Engin
     assert heard == [0, 1, 2, 3, 4]
     engine.work()
     assert engine.client.results(saga_id)["approved"] == 0
+
+
+def test_a_signal_without_a_payload_is_a_signal(engine: Engine) -> None:
+    saga_id = start(engine)
+    engine.client.signal(saga_id, "approved", dedup_id="1")
+    assert engine.finish(saga_id) == "completed"
 
 
 def test_a_wait_that_ends_by_its_deadline_is_told_so(engine: Engine) -> None:
