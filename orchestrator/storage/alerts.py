@@ -79,7 +79,8 @@ WHERE s.id = %(saga_id)s AND %(since)s < clock_timestamp() - make_interval(secs 
 {_ONCE}
 """
 
-_IS_OVERDUE = "s.due_at < clock_timestamp() - make_interval(secs => %(age)s)"
+# Asked once: a clock that ticks while Postgres reads cannot be sought in an index.
+_IS_OVERDUE = "s.due_at < (SELECT clock_timestamp()) - make_interval(secs => %(age)s)"
 
 RAISE_OVERDUE = f"""
 {_INSERT}

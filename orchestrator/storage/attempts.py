@@ -31,12 +31,16 @@ MAX_FOREIGN_LOOK_SECONDS = 3600.0
 SEEN_SECONDS = 60.0
 """A process seen so recently looks after the sagas of its definitions itself."""
 
-EXPIRED = """
+_NOW = "(SELECT clock_timestamp())"
+"""Asked once per statement. A clock that ticks while Postgres reads cannot be sought in an index:
+it would read all that merely waits, at every sweep."""
+
+EXPIRED = f"""
 SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner,
     t.lease_until >= t.timeout_at AND t.timeout_for > make_interval(secs => %(lease)s),
     t.lease_until
 FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
-WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NOT NULL
+WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NOT NULL
     AND s.definition_hash = ANY(%(hashes)s::text[])
     AND (%(since)s::timestamptz IS NULL
         OR (coalesce(t.lease_until, t.ring_at), t.saga_id, t.step, t.direction, t.number)
@@ -61,7 +65,7 @@ RING_FIRST = f"""
 WITH picked AS (
     SELECT t.saga_id, t.step, t.direction, t.number, s.definition
     FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
-    WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NULL
+    WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NULL
         AND t.rung_count = 0 AND s.definition_hash = ANY(%(hashes)s::text[])
     ORDER BY t.ring_at LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
@@ -80,17 +84,17 @@ WHERE t.token IS NULL AND t.rung_count > 0 AND s.definition_hash = ANY(%(hashes)
 GROUP BY t.queue
 """
 
-ANY_OVERDUE = """
-SELECT EXISTS (SELECT FROM amends.attempt t
-    WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NULL
-        AND t.rung_count > 0)
+ANY_OVERDUE = f"""
+SELECT t.saga_id FROM amends.attempt t
+WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NULL AND t.rung_count > 0
+ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT 1
 """
 
 RING_AGAIN = f"""
 WITH picked AS (
     SELECT t.saga_id, t.step, t.direction, t.number, s.definition
     FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
-    WHERE coalesce(t.lease_until, t.ring_at) <= clock_timestamp() AND t.token IS NULL
+    WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NULL
         AND t.rung_count > 0 AND t.queue = %(queue)s
         AND s.definition_hash = ANY(%(hashes)s::text[])
     ORDER BY t.due_at LIMIT %(limit)s
@@ -120,9 +124,9 @@ WHERE (t.saga_id, t.step, t.direction, t.number) = (r.saga_id, r.step, r.directi
     AND t.token IS NULL AND t.due_at <= clock_timestamp()
 """
 
-NEXT_TIMER = """
+NEXT_TIMER = f"""
 SELECT extract(epoch FROM t.ring_at - clock_timestamp())::float8 FROM amends.attempt t
-WHERE coalesce(t.lease_until, t.ring_at) > clock_timestamp() AND t.token IS NULL
+WHERE coalesce(t.lease_until, t.ring_at) > {_NOW} AND t.token IS NULL
     AND t.rung_count = 0
 ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT 1
 """
@@ -130,7 +134,7 @@ ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT 1
 DUE = f"""
 WITH picked AS (
     SELECT s.id FROM amends.saga s
-    WHERE s.due_at <= clock_timestamp() AND (s.definition_hash = ANY(%(hashes)s::text[])
+    WHERE s.due_at <= {_NOW} AND (s.definition_hash = ANY(%(hashes)s::text[])
         OR NOT EXISTS (SELECT FROM amends.process p
             WHERE p.seen_at > clock_timestamp() - make_interval(secs => {SEEN_SECONDS})
                 AND s.definition_hash = ANY(p.definition_hashes)))
@@ -228,7 +232,7 @@ class Attempts:
 
         Counting reads every unclaimed attempt, so it is done only when one is overdue.
         """
-        if not self._database.run(ANY_OVERDUE, {})[0][0]:
+        if not self._database.run(ANY_OVERDUE, {}):
             return []
         rows = self._database.run(RUNG, {"hashes": list(hashes)})
         return [Backlog(queue=row[0], rung=row[1], overdue=row[2]) for row in rows if row[2]]
