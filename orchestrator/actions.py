@@ -40,6 +40,13 @@ class AwaitLock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitClosing:
+    """End only later: something is not settled yet at the other side."""
+
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settle:
     """Take the step for not landed: its probe said so twice, late enough."""
 
@@ -100,6 +107,7 @@ Action = (
     RunStep
     | AwaitSignal
     | AwaitLock
+    | AwaitClosing
     | Settle
     | RefuseCancel
     | StartUnwinding

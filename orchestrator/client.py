@@ -445,6 +445,15 @@ class SagaClient:
         self._outside.report_effect(self.get(saga_id), step, effect, by=by)
         return self.get(saga_id)
 
+    def report_settled(self, saga_id: UUID, step: str, reference: str, *, by: str) -> SagaSummary:
+        """Tell a saga that a movement which was pending (an accepted refund) is final now.
+
+        Raises:
+            SagaNotFoundError: there is none of that id.
+        """
+        self._outside.report_settled(self.get(saga_id), step, reference, by=by)
+        return self.get(saga_id)
+
     def report_undo_failed(
         self,
         saga_id: UUID,

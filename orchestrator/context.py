@@ -25,12 +25,26 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """Money that a step moved: `kind` is authorize, capture, void or refund."""
+    """Money that a step moved: `kind` is authorize, capture, void or refund.
+
+    `pending`: the other side has accepted it and not settled it yet.
+    """
 
     kind: str
     amount_minor: int
     currency: str
     reference: str | None = None
+    pending: bool = False
+
+    def as_json(self) -> dict[str, Json]:
+        """Return it as the log keeps it."""
+        told: dict[str, Json] = {
+            "kind": self.kind,
+            "amount_minor": self.amount_minor,
+            "currency": self.currency,
+            "reference": self.reference,
+        }
+        return {**told, "pending": True} if self.pending else told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +61,14 @@ class NothingThere:
     """A compensation's answer that there was nothing to undo."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class NotLanded:
     """A probe's answer: the other side was asked, and the step's effect is not there."""
 
     why: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class CannotTell:
     """A probe's answer: the other side could not say whether the step's effect is there."""
 
@@ -118,6 +132,7 @@ class StepContext(Generic[P]):
         connection: for a transactional step, the engine's connection; neither commit nor roll back.
         signal: payload of the signal that ended this step's wait, or None at its deadline.
         waited: a wait of this step is over, by its signal or by its deadline.
+        signalled: it was the signal, which may have no payload.
         now: the database's time when the attempt began.
         asked_before: for a probe, how often it was already believed that nothing is there. Before
             it is believed for good, ask in a way that no index lags behind, if there is one.
@@ -139,6 +154,7 @@ class StepContext(Generic[P]):
     resources: Resources
     lease: Lease
     waited: bool = False
+    signalled: bool = False
     asked_before: int = 0
     connection: Connection | None = None
     _sent: bool = False

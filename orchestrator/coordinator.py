@@ -21,6 +21,7 @@ Here is the run, and the order of it all. The claim is in `orchestrator.claiming
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,12 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import outcomes
 from orchestrator.claiming import Claim, Claims
 from orchestrator.client import SagaClient
-from orchestrator.context import Resources, StepContext
+from orchestrator.context import Lease, Resources, StepContext
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell
 from orchestrator.entries import Direction, Outcome, StepFailed, StepSucceeded
 from orchestrator.errors import LogUnavailableError
+from orchestrator.folding import replay
 from orchestrator.keys import key_of, step_key
 from orchestrator.leases import Gate, Leases
 from orchestrator.mover import Mover
@@ -40,7 +42,7 @@ from orchestrator.payloads import read_back
 from orchestrator.planning import Serves
 from orchestrator.recording import Plan, Recorder, closing_of, is_recorded
 from orchestrator.storage.database import Database
-from orchestrator.storage.rows import AttemptId
+from orchestrator.storage.rows import AttemptId, Snapshot
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.signals import Signals
 from orchestrator.storage.step_transaction import (
@@ -122,6 +124,34 @@ class Coordinator:
         finally:
             self.leases.remove(claim.token)
 
+    def ask(self, snapshot: Snapshot, step: str) -> Outcome:
+        """Ask a step's probe whether it took effect: no attempt, nothing is written.
+
+        Returns `StepProbed`, or `StepFailed` when there was no answer.
+        """
+        definition = self.definitions.by_hash(snapshot.saga.definition_hash)
+        assert definition is not None, "only who has the definition can ask"
+        known = definition.step(step)
+        state = replay(snapshot.entries)
+        now = time.monotonic()
+        ends_at = now + known.timeout.total_seconds()
+        question = Claim(
+            attempt=AttemptId(
+                saga_id=snapshot.saga.id,
+                step=step,
+                direction=Direction.PROBE,
+                number=state.step(step).probe.attempts + 1,
+            ),
+            token=uuid.uuid4(),
+            definition=definition,
+            saga=snapshot.saga,
+            state=state,
+            lease=Lease(valid_until=ends_at, ends_at=ends_at),
+            claimed_at=snapshot.now,
+            claimed_monotonic=now,
+        )
+        return self._call(question, None)
+
     def _call(self, claim: Claim, connection: Connection | None) -> Outcome:
         step, attempt = claim.step, claim.attempt
         function = {
@@ -165,6 +195,7 @@ class Coordinator:
             effect=state.effect_to_undo(name) if undoing else None,
             signal=None if known.signal is None else known.signal.payload,
             waited=known.track(attempt.direction).waited,
+            signalled=known.signal is not None,
             now=claim.now(),
             asked_before=len(known.denials),
             resources=self._resources,

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from orchestrator.closing import ClosingCheck, may_always
 from orchestrator.errors import DefinitionError, Retriable, Terminal
 
 P = TypeVar("P", bound=BaseModel)
@@ -258,6 +259,7 @@ class SagaDefinition(Generic[P]):
         steps: in order; each comes after the one written before it unless it says ``after=``.
         attributes: payload fields by which sagas can be found (``order_id``).
         deadline: a saga that has not passed its pivot by then is taken back.
+        closing: the closing check: what the books must say before the saga may end.
         lock: what only one saga at a time may be at work on, until it has ended.
         migrates: how parked sagas of older versions may go on under this one, by their version.
 
@@ -271,6 +273,7 @@ class SagaDefinition(Generic[P]):
     steps: Sequence[Step]
     attributes: Sequence[str] = ()
     deadline: timedelta | None = None
+    closing: ClosingCheck = may_always
     lock: Lock | None = None
     migrates: Mapping[int, Migration] = field(default_factory=dict)
     _by_name: Mapping[str, Step] = field(init=False, repr=False, compare=False)

@@ -132,6 +132,7 @@ class StepWaiting:
     attempt: int
     until: str
     signal: str | None = None
+    decisive: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +217,15 @@ class UndoFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MovementSettled:
+    """A movement of money that was pending at the other side is final."""
+
+    step: str
+    reference: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SignalReceived:
     """An outside fact was delivered to the saga."""
 
@@ -292,11 +302,13 @@ class SagaParked:
 class SagaUnparked:
     """The question was answered: the saga goes on where it stopped.
 
-    `fresh`: steps whose budgets begin anew, because somebody asked for another try.
+    `fresh`: steps whose budgets begin anew, because somebody asked for another try. `probed`: steps
+    of which only the budget of probes does, because somebody wants them to be asked, not repeated.
     """
 
     by: str
     fresh: list[str] = field(default_factory=list)
+    probed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +352,7 @@ Entry = (
     | LateOutcomeRecorded
     | EffectReported
     | UndoFailed
+    | MovementSettled
     | SignalReceived
     | CancelRequested
     | CancelRefused
@@ -372,6 +385,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = {
         LateOutcomeRecorded,
         EffectReported,
         UndoFailed,
+        MovementSettled,
         SignalReceived,
         CancelRequested,
         CancelRefused,

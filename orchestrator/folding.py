@@ -19,6 +19,7 @@ from orchestrator.entries import (
     EffectReported,
     Entry,
     LateOutcomeRecorded,
+    MovementSettled,
     OperatorActed,
     Outcome,
     Recorded,
@@ -82,6 +83,8 @@ def apply(state: SagaState, recorded: Recorded) -> SagaState:
     if (state.seq == 0) is not isinstance(entry, SagaStarted):
         raise HistoryError(f"{type(entry).__name__} cannot be at seq {recorded.seq}")
     folded = replace(state, seq=recorded.seq)
+    if getattr(entry, "movements", None) or isinstance(entry, UndoFailed | MovementSettled):
+        folded = replace(folded, money=(*state.money, recorded))
     fold = _FOLDS[type(entry)]
     return fold(folded, recorded, entry)
 
@@ -126,6 +129,8 @@ def _on_parked(state: SagaState, _: Recorded, entry: SagaParked) -> SagaState:
 def _on_unparked(state: SagaState, _: Recorded, entry: SagaUnparked) -> SagaState:
     phase = _phase(state, entry, state.parked_from)
     steps = {**state.steps, **{name: _fresh(state.step(name)) for name in entry.fresh}}
+    for name in entry.probed:
+        steps[name] = replace(state.step(name), probe=_anew(state.step(name).probe))
     return replace(state, phase=phase, parked=None, steps=steps)
 
 
@@ -142,8 +147,16 @@ def _on_end(state: SagaState, _: Recorded, entry: SagaCompensated | SagaResolved
 
 
 def _on_migrated(state: SagaState, _: Recorded, entry: SagaMigrated) -> SagaState:
-    steps = {entry.renamed.get(name, name): step for name, step in state.steps.items()}
-    return replace(state, steps=steps, payload=entry.payload)
+    def new(name: str) -> str:
+        return entry.renamed.get(name, name)
+
+    steps = {
+        new(name): replace(step, undone_by=step.undone_by and new(step.undone_by))
+        for name, step in state.steps.items()
+    }
+    asked = [new(each) for each in state.parked.steps] if state.parked else []
+    parked = state.parked and replace(state.parked, steps=asked)
+    return replace(state, steps=steps, parked=parked, payload=entry.payload)
 
 
 def _phase(state: SagaState, entry: Entry, named: State | None = None) -> State:
@@ -223,7 +236,8 @@ def _on_outcome(state: SagaState, recorded: Recorded, entry: Outcome) -> SagaSta
             # A wait that was over stays over, though its attempt was handed back.
             ended = replace(ended, released=ended.released + 1)
         case StepWaiting():
-            ended = replace(ended, waited=False)
+            unsettled = ended.unsettled and not entry.decisive
+            ended = replace(ended, waited=False, unsettled=unsettled)
     return _with_step(state, entry.step, _with_track(step, entry.direction, ended))
 
 
@@ -352,11 +366,13 @@ def _on_undo_skipped(state: SagaState, _: Recorded, entry: UndoSkipped) -> SagaS
 
 def _fresh(step: StepState) -> StepState:
     """The step with budgets that begin anew; what is unsettled stays unsettled."""
+    return replace(
+        step, forward=_anew(step.forward), undo=_anew(step.undo), probe=_anew(step.probe)
+    )
 
-    def anew(track: Track) -> Track:
-        return replace(track, failures=0, unknowns=0, crashes=0, failed=False, ended_at=None)
 
-    return replace(step, forward=anew(step.forward), undo=anew(step.undo), probe=anew(step.probe))
+def _anew(track: Track) -> Track:
+    return replace(track, failures=0, unknowns=0, crashes=0, failed=False, ended_at=None)
 
 
 def _with_step(state: SagaState, name: str, step: StepState) -> SagaState:
@@ -386,6 +402,7 @@ _FOLDS: Mapping[type[Entry], Callable[[SagaState, Recorded, Any], SagaState]] = 
     LateOutcomeRecorded: _on_late,
     EffectReported: _on_reported,
     UndoFailed: _on_undo_failed,
+    MovementSettled: lambda state, _, __: state,
     SignalReceived: _on_signal,
     CancelRequested: lambda state, _, entry: replace(state, cancel=state.cancel or entry),
     CancelRefused: lambda state, _, __: replace(state, is_cancel_refused=True),

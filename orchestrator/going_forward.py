@@ -24,6 +24,7 @@ from orchestrator.actions import (
     StartUnwinding,
 )
 from orchestrator.definition import Kind, SagaDefinition, Step
+from orchestrator.ending import ending
 from orchestrator.entries import Direction, SignalReceived, StepFailed, StepWaiting
 from orchestrator.pauses import not_before
 from orchestrator.settling import after_waiting, poison, run, settle
@@ -51,7 +52,7 @@ def going_forward(
         assert definition.pivot is not None, "without a pivot nothing is refused"
         return (RefuseCancel(pivot=definition.pivot),)
     if all(state.step(each.name).is_done for each in definition.steps):
-        return (Complete(),)
+        return (ending(definition, state, now, Complete()),)
     ready = [each for each in definition.steps if _is_ready(definition, state, each)]
     return _park_last(state, [_next_try(state, each, now, seed) for each in ready])
 

@@ -6,7 +6,7 @@ steps.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.context import CannotTell, Effect, NothingThere, NotLanded
@@ -75,7 +75,7 @@ def told(name: str, effect: Effect) -> dict[str, Any]:
     """
     result = to_json(effect.value)
     reference = None if effect.reference is None else printable(str(effect.reference))
-    movements = to_json([asdict(each) for each in effect.movements])
+    movements = to_json([each.as_json() for each in effect.movements])
     if len(canonical([result, reference, movements])) > MAX_BYTES:
         raise PayloadError(f"the result of {name} is larger than {MAX_BYTES:,} bytes")
     return {"result": result, "reference": reference, "movements": movements or None}
@@ -116,6 +116,7 @@ def raised(step: Step, direction: str, attempt: int, error: BaseException) -> Ou
                 attempt=attempt,
                 signal=None if error.signal is None else printable(str(error.signal)),
                 until=error.until.isoformat(),
+                decisive=error.decisive,
             )
         case _ if step.transactional and is_contention(error):
             return _failed_by_contention(step, direction, attempt, error)

@@ -7,7 +7,7 @@ here, if this process has its definition, else by the next sweep.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from orchestrator.entries import (
     EffectReported,
     Entry,
     Json,
+    MovementSettled,
     OperatorActed,
     Recorded,
     SagaResolved,
@@ -202,9 +203,21 @@ class OutsideFacts:
             step=step,
             reference=reference,
             by=printable(by),
-            movements=to_json([asdict(each) for each in movements]) or None,
+            movements=to_json([each.as_json() for each in movements]) or None,
         )
         self._add(saga, fact, unless=lambda _: False)
+
+    def report_settled(self, saga: SagaSummary, step: str, reference: str, *, by: str) -> None:
+        """See `orchestrator.client.SagaClient.report_settled`."""
+        fact = MovementSettled(step=step, reference=reference, by=printable(by))
+        self._add(
+            saga,
+            fact,
+            unless=lambda entry: (
+                isinstance(entry, MovementSettled)
+                and (entry.step, entry.reference) == (step, reference)
+            ),
+        )
 
     def _add(self, saga: SagaSummary, fact: Entry, *, unless: Callable[[Entry], bool]) -> None:
         """Log a fact and decide at once, or leave the decision to who has the definition."""

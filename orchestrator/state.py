@@ -26,6 +26,7 @@ from orchestrator.entries import (
     Entry,
     Json,
     Outcome,
+    Recorded,
     SagaCompensated,
     SagaCompleted,
     SagaParked,
@@ -216,6 +217,7 @@ class SagaState:
     Args:
         lock: what it locks; it does not begin before `lock_granted`.
         parked_from: the phase to go on in when the question of `parked` is answered.
+        money: the entries that tell of money; `orchestrator.books` reads them.
     """
 
     seq: int = 0
@@ -234,6 +236,7 @@ class SagaState:
     signals: Mapping[str, tuple[SignalReceived, ...]] = field(default_factory=dict)
     parked: SagaParked | None = None
     parked_from: State = State.RUNNING
+    money: tuple[Recorded, ...] = ()
 
     def step(self, name: str) -> StepState:
         """Return how the step stands; a step nothing happened to is fresh."""

@@ -28,6 +28,7 @@ from typing import Any
 
 from orchestrator.actions import (
     Action,
+    AwaitClosing,
     AwaitLock,
     AwaitSignal,
     Compensated,
@@ -40,7 +41,9 @@ from orchestrator.actions import (
     StartUnwinding,
     Unpark,
 )
+from orchestrator.closing import Close
 from orchestrator.definition import SagaDefinition
+from orchestrator.ending import CLOSING_CHECK, checked
 from orchestrator.entries import (
     CancelRefused,
     Direction,
@@ -61,6 +64,10 @@ from orchestrator.state import SagaState, State
 from orchestrator.unwinding import after_the_end, unwinding
 
 Definition = SagaDefinition[Any]
+
+
+HEARD = "what was heard since"
+"""Who answered, when a parked saga goes on by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,14 +120,18 @@ def next_actions(
         case State.COMPENSATED | State.COMPLETED:
             return after_the_end(definition, state)
         case State.STUCK | State.FAILED_COMPENSATION:
-            return _while_parked(state)
+            return _while_parked(definition, state, now)
         case _:
             return ()
 
 
-def _while_parked(state: SagaState) -> tuple[Action, ...]:
-    """Go on by itself when what was asked has been answered: by a late result, or by the child."""
+def _while_parked(definition: Definition, state: SagaState, now: datetime) -> tuple[Action, ...]:
+    """Go on by itself when what was asked has been answered: by what was heard since."""
     assert state.parked is not None, "a parked saga has a question"
+    if state.parked.reason == CLOSING_CHECK:
+        completes = state.parked_from is State.RUNNING or state.undoes_second_effects_only
+        answer = checked(definition, state, now, completes=completes)
+        return (Unpark(by=HEARD),) if isinstance(answer, Close) else ()
     if state.parked.reason not in ("unknown", "poison", "child_parked"):
         return ()
     for name in state.parked.steps:
@@ -131,7 +142,7 @@ def _while_parked(state: SagaState) -> tuple[Action, ...]:
                 return ()
         elif not step.is_done:
             return ()
-    return (Unpark(by="what was heard since"),)
+    return (Unpark(by=HEARD),)
 
 
 def _entry_of(action: Action) -> Entry | None:
@@ -159,7 +170,7 @@ def _entry_of(action: Action) -> Entry | None:
             return SagaCompleted()
         case Compensated():
             return SagaCompensated()
-        case RunStep() | AwaitSignal() | AwaitLock():
+        case RunStep() | AwaitSignal() | AwaitLock() | AwaitClosing():
             return None
 
 
@@ -171,7 +182,7 @@ def _decision(
     actions: Sequence[Action],
 ) -> Decision:
     runs = tuple(each for each in actions if isinstance(each, RunStep))
-    waits = [each.until for each in actions if isinstance(each, AwaitSignal)]
+    waits = [each.until for each in actions if isinstance(each, AwaitSignal | AwaitClosing)]
     awaits = bool(waits) or any(isinstance(each, AwaitLock) for each in actions)
     is_waiting = awaits and not runs and not state.is_open and state.phase is State.RUNNING
     return Decision(

@@ -20,6 +20,7 @@ from orchestrator.actions import (
     StartUnwinding,
 )
 from orchestrator.definition import Kind, SagaDefinition, Step
+from orchestrator.ending import ending
 from orchestrator.entries import Direction, StepWaiting
 from orchestrator.going_forward import is_past_the_pivot, is_to_be_refused, parked_child
 from orchestrator.pauses import not_before
@@ -52,7 +53,8 @@ def unwinding(
         return _park_last(state, actions)
     if outstanding:
         return (_failed_compensation(outstanding),)
-    return (Complete(),) if state.undoes_second_effects_only else (Compensated(),)
+    end = Complete() if state.undoes_second_effects_only else Compensated()
+    return (ending(definition, state, now, end),)
 
 
 def after_the_end(definition: Definition, state: SagaState) -> tuple[Action, ...]:

@@ -25,7 +25,7 @@ def wait_for(signal: str, *, within: timedelta, name: str | None = None, **optio
     def run(ctx: StepContext[Any]) -> Json:
         if not ctx.waited:
             raise Wait(signal, ctx.now + within)
-        if ctx.signal is None:
+        if not ctx.signalled:
             raise Terminal(f"{signal} did not come within {within}", code="not_signalled")
         return ctx.signal
 

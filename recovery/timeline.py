@@ -12,6 +12,7 @@ from orchestrator.entries import (
     EffectReported,
     Entry,
     LateOutcomeRecorded,
+    MovementSettled,
     OperatorActed,
     Outcome,
     Recorded,
@@ -199,6 +200,8 @@ def _heard(line: Line, entry: Entry) -> Line:
                 direction="forward",
                 detail=f"{reference} (by {by})",
             )
+        case MovementSettled(step=step, reference=reference, by=by):
+            return replace(line, outcome="settled", step=step, detail=f"{reference} (by {by})")
         case UndoFailed(step=step, reference=reference, by=by):
             return replace(
                 line,

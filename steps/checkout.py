@@ -13,11 +13,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 from orchestrator.definition import Retry, SagaDefinition, step
+from steps.balanced_books import balanced_books
 from steps.fraud import screen_fraud
 from steps.inventory import release_inventory, reserve_inventory
 from steps.payload import CheckoutPayload
 from steps.payment import authorize_payment, capture_payment, refund_payment, void_payment
-from steps.shipment import create_shipment
+from steps.payment_probes import KEY_LIFE, LAG, probe_authorization, probe_capture
+from steps.shipment import create_shipment, probe_shipment
 
 __all__ = ["CheckoutPayload", "checkout"]
 
@@ -40,6 +42,7 @@ checkout = SagaDefinition(
     payload=CheckoutPayload,
     attributes=["order_id", "customer_id"],
     deadline=timedelta(minutes=30),
+    closing=balanced_books,
     steps=[
         step(
             "reserve_inventory",
@@ -59,6 +62,9 @@ checkout = SagaDefinition(
         step(
             "authorize_payment",
             authorize_payment,
+            probe=probe_authorization,
+            key_life=KEY_LIFE,
+            lag=LAG,
             compensation=void_payment,
             undone_by="capture_payment",
             when=_costs_money,
@@ -68,11 +74,23 @@ checkout = SagaDefinition(
         step(
             "capture_payment",
             capture_payment,
+            probe=probe_capture,
+            key_life=KEY_LIFE,
+            lag=LAG,
             compensation=refund_payment,
             when=_costs_money,
             timeout=OUTSIDE,
             retry=PATIENCE,
         ),
-        step("create_shipment", create_shipment, pivot=True, timeout=OUTSIDE, retry=PATIENCE),
+        step(
+            "create_shipment",
+            create_shipment,
+            probe=probe_shipment,
+            key_life=KEY_LIFE,
+            lag=LAG,
+            pivot=True,
+            timeout=OUTSIDE,
+            retry=PATIENCE,
+        ),
     ],
 )

@@ -19,14 +19,15 @@ authorization that ended in a challenge is known by its key only), so it is aske
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from orchestrator.context import Effect, Movement, NothingThere, StepContext
-from orchestrator.errors import Retriable, Terminal
-from orchestrator.keys import forward_key
+from orchestrator.errors import OutcomeUnknown, Retriable, Terminal, Wait
 from steps.gateways.errors import (
     AuthenticationRequiredError,
+    CardDeclinedError,
     InvalidRequestError,
     PaymentStateError,
 )
@@ -48,28 +49,40 @@ Context = StepContext[CheckoutPayload]
 
 CALL: Final = timedelta(seconds=5)
 
+AUTHENTICATED: Final = "payment_authenticated"
+"""The signal that a payer has answered a challenge, one way or the other."""
+
+CHALLENGE: Final = timedelta(minutes=15)
+"""How long a payer has for it."""
+
 
 def authorize_payment(ctx: Context) -> Effect:
     """Hold the price of the order; the reference is the payment's at the gateway.
 
+    A payer who has to pass a challenge is waited for, holding no worker. What came of it is looked
+    up and not asked for again: the key would replay its first answer.
+
     Raises:
-        CardDeclinedError: final; the issuer said no.
-        Terminal: ``authentication_required``: the payer would have to pass a challenge, and this
-            version does not wait for it. The void that follows calls the challenge off.
+        CardDeclinedError: final; the issuer said no, or the challenge was not passed.
+        Wait: for `AUTHENTICATED`, told by the gateway's webhook.
+        Terminal: ``not_authenticated``: the payer did not answer in time. The void that follows
+            calls the challenge off.
     """
+    if ctx.waited:
+        return held_payment(_after_the_challenge(ctx))
     try:
         held = call_or_find(lambda: _authorize(ctx), lambda: _held_under_our_key(ctx))
     except AuthenticationRequiredError as error:
-        raise Terminal(
-            "the payer must authenticate, and this checkout does not wait for it",
-            code="authentication_required",
-            details={"reference": error.reference},
-            decisive=True,
-        ) from error
+        raise Wait(AUTHENTICATED, ctx.now + CHALLENGE) from error
+    return held_payment(held)
+
+
+def held_payment(payment: ChargeResult) -> Effect:
+    """Return the effect that a payment on hold is."""
     return Effect(
-        value={"reference": held.reference},
-        reference=held.reference,
-        movements=[_movement("authorize", held.amount, held.reference)],
+        value={"reference": payment.reference},
+        reference=payment.reference,
+        movements=[_movement("authorize", payment.amount, payment.reference)],
     )
 
 
@@ -79,12 +92,17 @@ def capture_payment(ctx: Context) -> Effect:
     Raises:
         PaymentStateError: final; the hold is gone, or something else was taken from it.
     """
-    reference = _authorized_reference(ctx)
+    reference = authorized_reference(ctx)
     taken = call_or_find(lambda: _capture(ctx, reference), lambda: _captured_whole(ctx, reference))
+    return captured_payment(taken)
+
+
+def captured_payment(payment: ChargeResult) -> Effect:
+    """Return the effect that a captured payment is."""
     return Effect(
-        value={"reference": taken.reference},
-        reference=taken.reference,
-        movements=[_movement("capture", taken.captured, taken.reference)],
+        value={"reference": payment.reference},
+        reference=payment.reference,
+        movements=[_movement("capture", payment.captured, payment.reference)],
     )
 
 
@@ -98,7 +116,7 @@ def void_payment(ctx: Context) -> Effect | NothingThere:
     """
     if ctx.effect is not None and ctx.effect.reference is not None:
         return _voided(ctx, ctx.effect.reference)
-    payment = _seen(ctx, lambda: _found_under_our_key(ctx))
+    payment = _seen(ctx, lambda: found_under_our_key(ctx))
     if payment is None or payment.status is ChargeStatus.DECLINED:
         return NothingThere()
     return _voided(ctx, payment.reference, was_held=payment.status is ChargeStatus.AUTHORIZED)
@@ -116,7 +134,7 @@ def refund_payment(ctx: Context) -> Effect | NothingThere:
         return _refunded(ctx, ctx.effect.reference, ctx.payload.price)
     if "authorize_payment" not in ctx.results:
         return NothingThere()
-    payment = _seen(ctx, lambda: _find(ctx, reference=_authorized_reference(ctx)))
+    payment = _seen(ctx, lambda: find_payment(ctx, reference=authorized_reference(ctx)))
     if payment is None or payment.captured == payment.refunded:
         return NothingThere()
     return _refunded(ctx, payment.reference, payment.captured)
@@ -150,16 +168,14 @@ def _voided(ctx: Context, reference: str, *, was_held: bool = True) -> Effect | 
             lambda: _gateway(ctx).void(
                 reference, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
             ),
-            lambda: _let_go(_find(ctx, reference=reference)),
+            lambda: _let_go(find_payment(ctx, reference=reference)),
         )
     except PaymentStateError as error:
         return _gone_before(ctx, error)
-    # An expired hold was released by its age: the gateway reports no void of it.
-    voided = was_held and payment.status is ChargeStatus.VOIDED
     return Effect(
         value={"status": payment.status},
         reference=payment.reference,
-        movements=[_movement("void", payment.amount, payment.reference)] if voided else (),
+        movements=[_movement("void", payment.amount, payment.reference)] if was_held else (),
     )
 
 
@@ -170,12 +186,12 @@ def _refunded(ctx: Context, reference: str, amount: Money) -> Effect:
             lambda: _gateway(ctx).refund(
                 request, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
             ),
-            lambda: _refund_of(_find(ctx, reference=reference), ctx.idempotency_key),
+            lambda: _refund_of(find_payment(ctx, reference=reference), ctx.idempotency_key),
         )
     except PaymentStateError as error:
         if error.existing is None or error.existing.status is not ChargeStatus.REFUNDED:
             raise
-        return Effect(value={"status": error.existing.status}, reference=reference)  # by others
+        return _refunded_by_others(error.existing)
     if refund.status is RefundStatus.FAILED:
         raise Terminal(
             "the refund was accepted and failed later; the money is with us still",
@@ -185,8 +201,25 @@ def _refunded(ctx: Context, reference: str, amount: Money) -> Effect:
     return Effect(
         value={"reference": refund.reference, "status": refund.status},
         reference=refund.reference,
-        movements=[_movement("refund", refund.amount, refund.reference)],
+        movements=[_refund_movement(refund)],
     )
+
+
+def _refunded_by_others(payment: ChargeResult) -> Effect:
+    return Effect(
+        value={"status": payment.status},
+        reference=payment.reference,
+        movements=[
+            _refund_movement(each)
+            for each in payment.refunds
+            if each.status is not RefundStatus.FAILED
+        ],
+    )
+
+
+def _refund_movement(refund: RefundResult) -> Movement:
+    movement = _movement("refund", refund.amount, refund.reference)
+    return replace(movement, pending=refund.status is RefundStatus.PENDING)
 
 
 def _gone_before(ctx: Context, error: PaymentStateError) -> Effect | NothingThere:
@@ -206,10 +239,33 @@ def _gone_before(ctx: Context, error: PaymentStateError) -> Effect | NothingTher
         ) from error
     if ctx.effect is None:
         return NothingThere()
-    return Effect(value={"status": existing.status}, reference=existing.reference)
+    released = [_movement("void", existing.amount, existing.reference)]
+    return Effect(
+        value={"status": existing.status},
+        reference=existing.reference,
+        movements=() if existing.captured.minor else released,
+    )
 
 
 # Questions.
+
+
+def _after_the_challenge(ctx: Context) -> ChargeResult:
+    """What came of the challenge: the signal only prompts this look at the truth."""
+    payment = found_under_our_key(ctx)
+    if payment is None:
+        raise OutcomeUnknown("the payment with the challenge is not found", code="not_seen_yet")
+    if payment.status.holds_money:
+        return payment
+    if payment.status is not ChargeStatus.REQUIRES_ACTION:
+        raise CardDeclinedError(
+            "the payer did not pass the challenge", code="authentication_failed", decisive=True
+        )
+    if ctx.signalled:
+        raise Wait(AUTHENTICATED, ctx.now + CHALLENGE)  # it was told of something else
+    raise Terminal(
+        "the payer did not authenticate in time", code="not_authenticated", decisive=True
+    )
 
 
 def _seen(ctx: Context, look: Callable[[], ChargeResult | None]) -> ChargeResult | None:
@@ -235,20 +291,20 @@ def _seen(ctx: Context, look: Callable[[], ChargeResult | None]) -> ChargeResult
 
 
 def _held_under_our_key(ctx: Context) -> ChargeResult | None:
-    payment = _found_under_our_key(ctx)
+    payment = found_under_our_key(ctx)
     if payment is None or payment.amount != ctx.payload.price:
         return None
     return payment if payment.status.holds_money else None
 
 
-def _found_under_our_key(ctx: Context) -> ChargeResult | None:
-    """The payment that the step's own key opened, whichever direction asks."""
-    return _find(ctx, key=forward_key(ctx.definition, ctx.saga_key, ctx.step))
+def found_under_our_key(ctx: Context) -> ChargeResult | None:
+    """Return the payment that the step's own key opened, whichever direction asks."""
+    return find_payment(ctx, key=ctx.step_key)
 
 
 def _captured_whole(ctx: Context, reference: str) -> ChargeResult | None:
     """What was given back since, by whomever, is no longer taken."""
-    payment = _find(ctx, reference=reference)
+    payment = find_payment(ctx, reference=reference)
     if payment is None or payment.captured != ctx.payload.price or payment.refunded.minor:
         return None
     return payment
@@ -263,9 +319,14 @@ def _refund_of(payment: ChargeResult | None, key: str) -> RefundResult | None:
     return next((each for each in payment.refunds if each.key == key), None) if payment else None
 
 
-def _find(
+def find_payment(
     ctx: Context, *, reference: str | None = None, key: str | None = None
 ) -> ChargeResult | None:
+    """Return the payment of that reference, or that a key opened; None when none is found.
+
+    Raises:
+        Terminal: ``several_payments``: the gateway forgot the key, and then did it again.
+    """
     found = _gateway(ctx).find(reference=reference, key=key, timeout_seconds=ctx.call_timeout(CALL))
     if len(found) > 1:  # the gateway forgot the key between two attempts: one charge too many
         raise Terminal(
@@ -276,7 +337,8 @@ def _find(
     return found[0] if found else None
 
 
-def _authorized_reference(ctx: Context) -> str:
+def authorized_reference(ctx: Context) -> str:
+    """Return the gateway's name for the payment that the order is paid with."""
     reference: str = ctx.results["authorize_payment"]["reference"]
     return reference
 

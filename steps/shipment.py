@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from orchestrator.context import Effect, StepContext
+from orchestrator.context import Effect, NotLanded, StepContext
 from steps.gateways.carrier import Carrier, Shipment, ShipmentRequest
 from steps.payload import CheckoutPayload
 from steps.second_look import call_or_find
@@ -23,16 +23,28 @@ def create_shipment(ctx: StepContext[CheckoutPayload]) -> Effect:
     Raises:
         ShipmentRefusedError: final; the carrier will not take it, and the money goes back.
     """
-    carrier = ctx.resource(Carrier)  # type: ignore[type-abstract]
-    shop = ctx.resource(ShopDatabase)
+    carrier = _carrier(ctx)
     accepted = call_or_find(lambda: _hand_over(ctx, carrier), lambda: _find(ctx, carrier))
-    shop.keep_shipment(
-        ctx.idempotency_key, ctx.results["reserve_inventory"]["reservation_key"], accepted
-    )
+    return _written_down(ctx, accepted)
+
+
+def probe_shipment(ctx: StepContext[CheckoutPayload]) -> Effect | NotLanded:
+    """Tell whether the carrier has the parcel; one that it has is written down, as by the step."""
+    found = _find(ctx, _carrier(ctx))
+    return NotLanded("no parcel under the key") if found is None else _written_down(ctx, found)
+
+
+def _written_down(ctx: StepContext[CheckoutPayload], accepted: Shipment) -> Effect:
+    shop = ctx.resource(ShopDatabase)
+    shop.keep_shipment(ctx.step_key, ctx.results["reserve_inventory"]["reservation_key"], accepted)
     return Effect(
         value={"reference": accepted.reference, "tracking_number": accepted.tracking_number},
         reference=accepted.reference,
     )
+
+
+def _carrier(ctx: StepContext[CheckoutPayload]) -> Carrier:
+    return ctx.resource(Carrier)  # type: ignore[type-abstract]
 
 
 def _hand_over(ctx: StepContext[CheckoutPayload], carrier: Carrier) -> Shipment:
@@ -44,5 +56,5 @@ def _hand_over(ctx: StepContext[CheckoutPayload], carrier: Carrier) -> Shipment:
 
 
 def _find(ctx: StepContext[CheckoutPayload], carrier: Carrier) -> Shipment | None:
-    found = carrier.find(key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL))
+    found = carrier.find(key=ctx.step_key, timeout_seconds=ctx.call_timeout(CALL))
     return found[0] if found else None

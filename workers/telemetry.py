@@ -112,6 +112,10 @@ _EVENTS: Mapping[str, int] = {
     "worker.refused": ERROR,
     "worker.waiting_for_database": WARNING,
     "worker.grace_ended": WARNING,
+    "idempotency.unknown": WARNING,
+    "idempotency.settled": INFO,
+    "idempotency.late_result": WARNING,
+    "idempotency.result_refused": ERROR,
 }
 """Levels of the other events; one that is not named here is information."""
 

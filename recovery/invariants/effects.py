@@ -115,18 +115,25 @@ def _origins(evidence: Evidence) -> dict[str, _Origin]:
     origins: dict[str, _Origin] = {}
     for saga, state in _checkouts(evidence):
         for step, direction in OPERATIONS:
-            forward = forward_key(
-                saga.definition, saga.key, step, generation=state.step(step).generation
-            )
             intended = _first_start(saga, step, direction)
             origin = _Origin(saga=saga, step=step, direction=direction, intended_at=intended)
-            if direction == Direction.FORWARD:
-                origins[forward] = origin
-                continue
-            references = {None, *(each.reference for each in state.step(step).effects)}
-            for reference in references:
-                origins[undo_key(forward, reference)] = origin
+            for key in _keys(saga, state, step, direction):
+                origins[key] = origin
     return origins
+
+
+def _keys(saga: SagaHistory, state: SagaState, step: str, direction: str) -> Iterator[str]:
+    """Every key that the step may have used: each generation, and each effect it undid."""
+    known = state.step(step)
+    references = {None, *(each.reference for each in known.effects)}
+    for generation in range(1, known.generation + 1):
+        forward = forward_key(saga.definition, saga.key, step, generation)
+        if direction == Direction.FORWARD:
+            yield forward
+            continue
+        for reference in references:
+            for undoing in range(1, known.undo_generation + 1):
+                yield undo_key(forward, reference, undoing)
 
 
 def _first_start(saga: SagaHistory, step: str, direction: str) -> datetime | None:

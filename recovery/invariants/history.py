@@ -8,9 +8,11 @@ from typing import Any
 from orchestrator.definition import SagaDefinition
 from orchestrator.definitions import Definitions
 from orchestrator.entries import (
+    CancelRefused,
     Direction,
     EffectReported,
     LateOutcomeRecorded,
+    MovementSettled,
     OperatorActed,
     Outcome,
     SagaCompensated,
@@ -19,6 +21,7 @@ from orchestrator.entries import (
     StepStarted,
     StepSucceeded,
     UndoFailed,
+    UndoRequested,
     UndoSkipped,
     UnwindingStarted,
 )
@@ -30,7 +33,15 @@ from recovery.invariants.evidence import Evidence, Violation
 from recovery.invariants.undoing import left_undone
 
 ENDS = (SagaCompleted, SagaCompensated, SagaResolved)
-FACTS_AFTER_THE_END = (LateOutcomeRecorded, EffectReported, UndoFailed, OperatorActed)
+FACTS_AFTER_THE_END = (
+    LateOutcomeRecorded,
+    EffectReported,
+    UndoFailed,
+    MovementSettled,
+    UndoRequested,
+    CancelRefused,
+    OperatorActed,
+)
 
 
 def check_histories(

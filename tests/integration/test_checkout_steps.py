@@ -19,8 +19,8 @@ from orchestrator.context import Effect, Lease, NothingThere, Resources, StepCon
 from orchestrator.coordinator import Coordinator
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
-from orchestrator.entries import StepFailed, StepStarted, StepSucceeded, UndoSkipped
-from orchestrator.errors import OutcomeUnknown, Retriable, Terminal
+from orchestrator.entries import StepFailed, StepStarted, StepSucceeded, StepWaiting, UndoSkipped
+from orchestrator.errors import OutcomeUnknown, Retriable, Terminal, Wait
 from orchestrator.keys import forward_key, undo_key
 from orchestrator.state import RecordedEffect, State
 from orchestrator.storage import migrate
@@ -29,6 +29,7 @@ from steps.checkout import CheckoutPayload, checkout
 from steps.fraud import screen_fraud
 from steps.gateways.carrier import Carrier
 from steps.gateways.errors import (
+    AuthenticationRequiredError,
     CardDeclinedError,
     FraudBlockedError,
     GatewayServerError,
@@ -46,7 +47,13 @@ from steps.gateways.sandbox.judge import OrderTotals, SandboxJudge
 from steps.gateways.sandbox.process import SandboxProcess
 from steps.inventory import release_inventory, reserve_inventory
 from steps.money import Money
-from steps.payment import authorize_payment, capture_payment, refund_payment, void_payment
+from steps.payment import (
+    AUTHENTICATED,
+    authorize_payment,
+    capture_payment,
+    refund_payment,
+    void_payment,
+)
 from steps.shipment import create_shipment
 from steps.storage import stock
 from steps.storage.schema import SHOP_SCHEMA
@@ -392,23 +399,27 @@ def test_a_declined_card_is_final_and_decisive(order: Order) -> None:
     assert order.void() == NothingThere()
 
 
-def test_a_challenge_is_declined_and_called_off(order: Order) -> None:
-    with pytest.raises(Terminal) as caught:
+def challenged(order: Order) -> str:
+    """Authorize with a card that wants a challenge; return the payment's reference."""
+    with pytest.raises(Wait) as caught:
         order.authorize(payment_method="tok_challenge")
-    assert caught.value.code == "authentication_required"
-    assert caught.value.decisive
+    assert caught.value.signal == AUTHENTICATED
+    cause = caught.value.__cause__
+    assert isinstance(cause, AuthenticationRequiredError)
+    return str(cause.reference)
 
-    called_off = order.void()
 
-    assert kinds(called_off) == []
+def test_a_challenge_is_waited_for_and_can_be_called_off(order: Order) -> None:
+    reference = challenged(order)
+
+    assert kinds(order.void()) == []
+
     with pytest.raises(RuntimeError, match="no_open_challenge"):
-        order.judge.end_challenge(str(caught.value.details["reference"]), passed=True)
+        order.judge.end_challenge(reference, passed=True)
 
 
 def test_a_challenge_passed_meanwhile_is_voided(order: Order) -> None:
-    with pytest.raises(Terminal) as caught:
-        order.authorize(payment_method="tok_challenge")
-    order.judge.end_challenge(str(caught.value.details["reference"]), passed=True)
+    order.judge.end_challenge(challenged(order), passed=True)
 
     assert kinds(order.void()) == [("void", PRICE)]
     assert order.totals().is_clean
@@ -607,7 +618,7 @@ def test_a_refund_by_others_of_everything_is_done_already(
 
     refunded = order.refund(taken)
 
-    assert kinds(refunded) == []
+    assert kinds(refunded) == [("refund", 1000), ("refund", PRICE - 1000)]
     assert order.totals().is_clean
 
 
@@ -739,11 +750,18 @@ class Shop:
     client: SagaClient
     coordinator: Coordinator
 
-    def run(self, order: Order, **changes: Any) -> UUID:
-        """Start the order's checkout and return its id once it has ended."""
+    def run(self, order: Order, *, until: State | None = None, **changes: Any) -> UUID:
+        """Start the order's checkout and return its id once it has ended, or is in that state."""
         saga_id = self.client.start(checkout, order.payload(**changes), key=order.id).id
+        self.ends(saga_id, until=until)
+        return saga_id
+
+    def ends(self, saga_id: UUID, *, until: State | None = None, after: int = -1) -> None:
+        """Work until the saga has ended, or is in that state after so many waits."""
         deadline, pause = monotonic() + 30, threading.Event()
         while not (summary := self.client.get(saga_id)).is_terminal:
+            if summary.state == until and len(self.entries(saga_id, StepWaiting)) > after:
+                return
             assert monotonic() < deadline, f"still {summary.state} at {summary.step}"
             assert not summary.is_parked, summary
             snapshot = self.coordinator.log.read(saga_id)
@@ -753,7 +771,6 @@ class Shop:
                 while claim is not None:
                     claim = self.coordinator.execute(claim, lambda _queue: True)
             pause.wait(0.02)
-        return saga_id
 
     def state(self, saga_id: UUID) -> State:
         return self.client.get(saga_id).state
@@ -774,7 +791,7 @@ class Shop:
 @pytest.fixture
 def shop(engine: sqlalchemy.Engine, resources: Resources) -> Shop:
     return Shop(
-        client=SagaClient(engine),
+        client=SagaClient(engine, definitions=Definitions([checkout])),
         coordinator=Coordinator(
             database=Database(engine),
             definitions=Definitions([checkout]),
@@ -840,27 +857,59 @@ def test_a_refused_parcel_gives_the_money_back_without_a_void(shop: Shop, order:
     assert is_untouched(order)
 
 
-def test_a_challenge_is_taken_back(shop: Shop, order: Order) -> None:
-    saga_id = shop.run(order, payment_method="tok_challenge")
+def open_challenge(order: Order) -> str:
+    """The reference of the order's payment that waits for its payer."""
+    gateway = order.resources.get(PaymentGateway)  # type: ignore[type-abstract]
+    key = forward_key("checkout", order.id, "authorize_payment")
+    [payment] = gateway.find(key=key, timeout_seconds=5)
+    return payment.reference
+
+
+def test_a_challenge_that_is_passed_goes_on_where_it_waited(shop: Shop, order: Order) -> None:
+    saga_id = shop.run(order, until=State.WAITING, payment_method="tok_challenge")
+    order.judge.end_challenge(open_challenge(order), passed=True)
+    shop.client.signal(saga_id, AUTHENTICATED, dedup_id="webhook-1")
+
+    shop.ends(saga_id)
+
+    assert shop.state(saga_id) is State.COMPLETED
+    assert order.totals().authorizations_count == 1
+
+
+def test_a_challenge_that_is_not_passed_is_a_decline(shop: Shop, order: Order) -> None:
+    saga_id = shop.run(order, until=State.WAITING, payment_method="tok_challenge")
+    order.judge.end_challenge(open_challenge(order), passed=False)
+    shop.client.signal(saga_id, AUTHENTICATED, dedup_id="webhook-1")
+
+    shop.ends(saga_id)
 
     assert shop.state(saga_id) is State.COMPENSATED
     (failed,) = shop.entries(saga_id, StepFailed)
-    assert failed.error["code"] == "authentication_required"
+    assert failed.error["code"] == "authentication_failed"
     assert is_untouched(order)
 
 
-def test_a_challenge_that_a_lagging_lookup_does_not_see_is_called_off(
-    shop: Shop, order: Order
-) -> None:
+def test_a_signal_of_something_else_is_no_answer(shop: Shop, order: Order) -> None:
+    saga_id = shop.run(order, until=State.WAITING, payment_method="tok_challenge")
+    shop.client.signal(saga_id, AUTHENTICATED, dedup_id="forged")
+
+    shop.ends(saga_id, until=State.WAITING, after=len(shop.entries(saga_id, StepWaiting)))
+
+    assert shop.state(saga_id) is State.WAITING
+
+
+def test_a_cancelled_challenge_is_called_off_though_a_lookup_lags(shop: Shop, order: Order) -> None:
+    saga_id = shop.run(order, until=State.WAITING, payment_method="tok_challenge")
+    reference = open_challenge(order)
     key = forward_key("checkout", order.id, "authorize_payment")
     order.judge.script("not_found", operation="find", key=key)
 
-    saga_id = shop.run(order, payment_method="tok_challenge")
+    shop.client.cancel(saga_id, reason="changed my mind")
+    shop.ends(saga_id)
 
     assert shop.state(saga_id) is State.COMPENSATED
-    (failed, _unseen) = shop.entries(saga_id, StepFailed)
     with pytest.raises(RuntimeError, match="no_open_challenge"):
-        order.judge.end_challenge(failed.error["details"]["reference"], passed=True)
+        order.judge.end_challenge(reference, passed=True)
     assert is_untouched(order)
 
 

@@ -15,7 +15,6 @@ from orchestrator.planning import (
     scheduled,
 )
 from orchestrator.state import State
-from orchestrator.storage.rows import LOOK_SECONDS
 from tests.histories import MORNING, History, doing, saga
 
 SHOP = saga(doing("pay", queue="money"), doing("ship"))
@@ -51,9 +50,12 @@ def test_a_saga_with_one_waiting_branch_is_due_when_that_wait_ends() -> None:
     assert due_in(history.decision, history.now, State.RUNNING) == pytest.approx(30, abs=0.1)
 
 
-def test_a_long_wait_is_looked_at_now_and_then() -> None:
+def test_a_wait_is_looked_at_when_its_moment_has_come_and_a_long_one_once_a_day() -> None:
+    history = History(SHOP).waits("pay", "answer", hours=3)
+    due = due_in(history.decision, history.now, State.RUNNING)
+    assert due == pytest.approx(3 * 3600, abs=1)
     history = History(SHOP).waits("pay", "answer", days=3)
-    assert due_in(history.decision, history.now, State.RUNNING) == LOOK_SECONDS
+    assert due_in(history.decision, history.now, State.RUNNING) == MAX_LOOK_SECONDS
 
 
 def test_a_step_runs_in_place_only_where_its_queue_is_served() -> None:

@@ -1,0 +1,54 @@
+"""Asks the gateway and the carrier whether a step took effect that nobody was told of.
+
+"It is there" is proof. "It is not there" is only one voice: the engine believes it when it was said
+twice, late enough for everything that was sent to have arrived and to be shown.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from orchestrator.context import CannotTell, Effect, NotLanded, StepContext
+from steps.gateways.payment import ChargeStatus
+from steps.payload import CheckoutPayload
+from steps.payment import (
+    authorized_reference,
+    captured_payment,
+    find_payment,
+    found_under_our_key,
+    held_payment,
+)
+
+Context = StepContext[CheckoutPayload]
+
+KEY_LIFE: Final = timedelta(hours=24)
+"""How long payment gateways remember a key at least."""
+
+LAG: Final = timedelta(minutes=1)
+"""How long their lookups may not show a payment that was just made."""
+
+
+def probe_authorization(ctx: Context) -> Effect | NotLanded | CannotTell:
+    """Tell whether the order's price is held, by the key that may have held it."""
+    payment = found_under_our_key(ctx)
+    if payment is None:
+        return NotLanded("no payment under the key")
+    if payment.status is ChargeStatus.DECLINED:
+        return NotLanded("declined")
+    if payment.amount == ctx.payload.price and payment.status.holds_money:
+        return held_payment(payment)
+    return CannotTell(f"{payment.reference} is {payment.status}")
+
+
+def probe_capture(ctx: Context) -> Effect | NotLanded | CannotTell:
+    """Tell whether the whole price was taken from the payment on hold."""
+    reference = authorized_reference(ctx)
+    payment = find_payment(ctx, reference=reference)
+    if payment is None:
+        return CannotTell(f"{reference} is not found")
+    if payment.captured == ctx.payload.price and not payment.refunded.minor:
+        return captured_payment(payment)
+    if payment.status is ChargeStatus.AUTHORIZED:
+        return NotLanded("held, not captured")
+    return CannotTell(f"{reference} is {payment.status}, captured {payment.captured}")
