@@ -11,6 +11,7 @@ updates stay on their page and touch no index at all. A test holds Postgres's ow
 from __future__ import annotations
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -238,4 +239,58 @@ process = Table(
     Column("amends_version", Text, nullable=False),
     _instant("started_at", nullable=False, server_default=CLOCK),
     _instant("seen_at", nullable=False, server_default=CLOCK),
+)
+
+idempotency_record = Table(
+    "idempotency_record",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("repeatable", Boolean, nullable=False),
+    Column("token", Uuid, nullable=False),
+    Column("owner", Text, nullable=False),
+    _instant("lease_until"),
+    _instant("timeout_at"),
+    Column("keep_for", Interval, nullable=False),
+    Column("result", JSON),
+    Column("error", JSON),
+    _instant("claimed_at", nullable=False),
+    _instant("ended_at"),
+    _instant("expires_at"),
+    Column("settled_by", Text),
+    Column("settled_because", Text),
+    CheckConstraint(
+        "state IN ('in_progress', 'succeeded', 'failed', 'unknown')",
+        name="idempotency_record_state_known",
+    ),
+    CheckConstraint(
+        "(state = 'in_progress') = (lease_until IS NOT NULL) "
+        "AND (state = 'in_progress') = (timeout_at IS NOT NULL) "
+        "AND (state = 'in_progress') = (ended_at IS NULL)",
+        name="idempotency_record_in_progress_whole",
+    ),
+    CheckConstraint(
+        "(state = 'succeeded') = (result IS NOT NULL)",
+        name="idempotency_record_success_has_result",
+    ),
+    CheckConstraint(
+        "(expires_at IS NULL) = (state = 'unknown' OR (state = 'in_progress' AND NOT repeatable))",
+        name="idempotency_record_kept_until_settled",
+    ),
+    CheckConstraint(
+        "(settled_by IS NULL) = (settled_because IS NULL)",
+        name="idempotency_record_settled_whole",
+    ),
+    Index(
+        "idempotency_record_expired",
+        "expires_at",
+        postgresql_where=text("expires_at IS NOT NULL"),
+    ),
+    Index(
+        "idempotency_record_unsettled",
+        "claimed_at",
+        postgresql_where=text("expires_at IS NULL"),
+    ),
 )

@@ -1,0 +1,73 @@
+"""A proxy before Postgres that can lose the answer to a statement that was carried out."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sqlalchemy.engine import make_url
+
+
+class CutConnections:
+    """Passes everything on, until it is told to lose the answer to a statement with some text."""
+
+    def __init__(self, host: str, port: int, listener: socket.socket) -> None:
+        self._upstream = (host, port)
+        self._listener = listener
+        self._text: bytes | None = None
+        self.cuts = 0
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    def lose_answer_to(self, text: str) -> None:
+        """Cut the next connection that sends `text`, after the server has answered it."""
+        self._text = text.encode()
+
+    def serve(self) -> None:
+        with suppress(OSError):  # the listener was closed
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+
+    def _pass(self, client: socket.socket) -> None:
+        server = socket.create_connection(self._upstream)
+        loses = threading.Event()
+        threading.Thread(target=self._back, args=(server, client, loses), daemon=True).start()
+        with suppress(OSError):
+            while sent := client.recv(65536):
+                if self._text is not None and self._text in sent:
+                    self._text = None
+                    loses.set()
+                server.sendall(sent)
+        _end(server)
+
+    def _back(self, server: socket.socket, client: socket.socket, loses: threading.Event) -> None:
+        with suppress(OSError):
+            while answered := server.recv(65536):
+                if loses.is_set():
+                    self.cuts += 1
+                    break
+                client.sendall(answered)
+        _end(client)
+
+
+def _end(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+@contextmanager
+def cut_connections(url: str) -> Iterator[tuple[str, CutConnections]]:
+    """Return a URL that leads to the same database through a proxy, and the proxy."""
+    parsed = make_url(url)
+    assert parsed.host is not None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = CutConnections(parsed.host, parsed.port or 5432, listener)
+        threading.Thread(target=proxy.serve, daemon=True).start()
+        through = parsed.set(host="127.0.0.1", port=proxy.port)
+        yield through.render_as_string(hide_password=False), proxy
