@@ -2,6 +2,8 @@
 
 child completed                the step succeeded; the child's results are the step's
 child compensated              the step failed for good, and the parent is taken back
+child refused at its start     the step failed: for good (its payload), or to be tried again (it may
+                               not queue for its lock, or no worker has its definition yet)
 child parked                   the parent parks with it, and goes on by itself when it goes on
 parent cancelled or failed     the child is taken back too, even when it had completed; past its
                                pivot it refuses, and the parent's compensation fails visibly
@@ -20,9 +22,11 @@ from orchestrator.context import Effect, NothingThere, StepContext
 from orchestrator.definition import SagaDefinition, Step, step
 from orchestrator.errors import (
     IdempotencyConflictError,
-    LogUnavailableError,
     OutcomeUnknown,
+    PayloadError,
+    SagaLockedError,
     Terminal,
+    UnknownDefinitionError,
     Wait,
 )
 from orchestrator.going_forward import CHILD_SIGNAL
@@ -31,6 +35,10 @@ from orchestrator.state import State
 
 LOOK_AGAIN = timedelta(hours=6)
 """A parent looks at its child by itself this often, should nobody tell it."""
+
+_NOT_NOW = (SagaLockedError, UnknownDefinitionError)
+_NEVER = (IdempotencyConflictError, PayloadError)
+"""What a start that is refused raises: the child was not started."""
 
 
 def child_saga(
@@ -56,9 +64,9 @@ def child_saga(
     return step(
         name,
         run,
-        compensation=undo,
-        retriable_errors=(LogUnavailableError,),
-        terminal_errors=(IdempotencyConflictError,),
+        compensation=None if options.get("retriable") else undo,
+        retriable_errors=(*_NOT_NOW, *options.pop("retriable_errors", ())),
+        terminal_errors=(*_NEVER, *options.pop("terminal_errors", ())),
         **options,
     )
 
@@ -121,4 +129,4 @@ def _undo(ctx: StepContext[Any]) -> Effect | NothingThere:
 
 
 def _wait(ctx: StepContext[Any]) -> Wait:
-    return Wait(f"{CHILD_SIGNAL}{ctx.step}", ctx.now + LOOK_AGAIN)
+    return Wait(f"{CHILD_SIGNAL}{ctx.step}", ctx.now + LOOK_AGAIN, decisive=True)

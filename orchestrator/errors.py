@@ -160,11 +160,18 @@ class Wait(StepError):  # noqa: N818
 
     The step runs again as a new attempt, with the signal in its context, or None after `until`.
     Without a signal it is a timer.
+
+    Args:
+        decisive: True where the other side answered *for this idempotency key*; as of `Terminal`.
+            A saga that is taken back does not wait for the end of such a wait: it undoes the step.
     """
 
-    def __init__(self, signal: str | None, until: datetime, message: str = "") -> None:
+    def __init__(
+        self, signal: str | None, until: datetime, message: str = "", *, decisive: bool = False
+    ) -> None:
         super().__init__(message or f"waiting for {signal or until}", code="waiting")
         if until.tzinfo is None:
             raise ValueError("Wait.until must be an aware datetime")
         self.signal = signal
         self.until = until
+        self.decisive = decisive

@@ -199,7 +199,13 @@ class History:
         )
 
     def waits(
-        self, name: str, signal: str | None, direction: str = FORWARD, **duration: float
+        self,
+        name: str,
+        signal: str | None,
+        direction: str = FORWARD,
+        *,
+        decisive: bool = False,
+        **duration: float,
     ) -> Self:
         """Let a step wait for a signal that long."""
         until = (self.now + timedelta(**duration)).isoformat()
@@ -207,7 +213,12 @@ class History:
             name,
             direction,
             lambda number: StepWaiting(
-                step=name, direction=direction, attempt=number, signal=signal, until=until
+                step=name,
+                direction=direction,
+                attempt=number,
+                signal=signal,
+                until=until,
+                decisive=decisive,
             ),
         )
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from orchestrator.child_sagas import child_saga
-from orchestrator.definition import Retry
+from orchestrator.definition import Busy, Lock, Retry
 from orchestrator.errors import Terminal
 from orchestrator.waits import wait_for
 from tests.histories import doing, saga
@@ -52,12 +52,24 @@ def parent(name: str, child: Any) -> Any:
 
 
 ORDER, MAIL = parent("order", CHILD), parent("mail", FINAL_CHILD)
+BUSY_CHILD = saga(
+    step("pack", compensation=acts), name="dock", lock=Lock(on=lambda _: "dock", busy=Busy.REFUSE)
+)
+BUSY = saga(
+    child_saga("parcel", BUSY_CHILD, lambda ctx: ctx.payload.model_dump(), retry=ONCE), name="busy"
+)
+WRONG = saga(child_saga("parcel", CHILD, lambda _: {"amount": "none"}), name="wrong")
+LAST = saga(
+    step("pay", pivot=True),
+    child_saga("parcel", CHILD, lambda ctx: ctx.payload.model_dump(), retriable=True),
+    name="last",
+)
 
 
 @pytest.fixture
 def engine(database: str) -> Iterator[Engine]:
     BEHAVIOUR.clear()
-    made = Engine(database, CHILD, FINAL_CHILD, ORDER, MAIL)
+    made = Engine(database, CHILD, FINAL_CHILD, ORDER, MAIL, BUSY_CHILD, BUSY, WRONG, LAST)
     yield made
     made.close()
 
@@ -99,6 +111,36 @@ def test_a_repeated_start_of_the_child_finds_the_first_one(engine: Engine) -> No
     engine.coordinator.execute(claim)  # it lives after all, and starts the child
     engine.work()
     assert len(engine.sql("SELECT 1 FROM amends.saga WHERE definition = 'parcel'")) == 1
+
+
+def test_a_child_that_may_not_start_had_no_effect(engine: Engine) -> None:
+    engine.client.start("dock", {"amount": 1}, key="first")
+    saga_id = engine.client.start("busy", {"amount": 1}, key="o-1").id
+    engine.coordinator.execute(engine.claim(saga_id))
+    assert engine.finish(saga_id) == "compensated"
+    assert "StepUnknown" not in engine.kinds(saga_id)
+
+
+def test_a_child_whose_payload_is_refused_takes_its_parent_back(engine: Engine) -> None:
+    saga_id = start(engine, "wrong")
+    assert engine.finish(saga_id) == "compensated"
+
+
+def test_a_child_past_the_pivot_is_waited_for_and_never_undone(engine: Engine) -> None:
+    saga_id = start(engine, "last")
+    picked_up(engine, saga_id)
+    assert state(engine, saga_id) == "completed"
+
+
+def test_a_cancel_reaches_a_child_whose_start_was_once_in_doubt(engine: Engine) -> None:
+    saga_id = engine.client.start("order", {"amount": 1}, key="o-1").id
+    engine.coordinator.execute(engine.claim(saga_id))
+    engine.gives_up(engine.claim(saga_id, "parcel"))
+    engine.work()
+    assert state(engine, saga_id) == "waiting"
+    engine.client.cancel(saga_id, reason="no")
+    assert engine.finish(saga_id) == "compensated"
+    assert state(engine, child_id(engine, saga_id)) == "compensated"
 
 
 def test_a_child_that_is_taken_back_takes_its_parent_back(engine: Engine) -> None:
