@@ -61,6 +61,8 @@ class Settings(BaseSettings):
         remote_control: lets anyone on the broker inspect and stop workers; off by default.
         key_prefix: put before every Redis key, so that several applications can share a server.
         grace_seconds: what a stopping worker gives its running attempts; then it hands them on.
+        keep_days: how long ended sagas are kept at least: the longest life of a gateway's key and
+            the time in which books are still reconciled.
         workers_sweep: whether workers sweep too; without, `amends sweep` must run somewhere.
         alert_url: where alerts are posted; signed with each secret in `alert_secret`.
         alert_command: program and arguments that are given alerts, one at a time.
@@ -102,6 +104,7 @@ class Settings(BaseSettings):
     remote_control: bool = False
     key_prefix: str = "amends:"
     grace_seconds: float = Field(25.0, ge=0)
+    keep_days: int = Field(90, ge=1)
     workers_sweep: bool = True
     alert_url: str | None = Field(None, repr=False)
     alert_secret: str | None = Field(None, repr=False, validate_default=True)

@@ -26,6 +26,8 @@ VERBS = {
     "cancel": "recovery.cli.operating",
     "alerts": "recovery.cli.alerting",
     "acknowledge": "recovery.cli.alerting",
+    "events": "recovery.cli.listening",
+    "prune": "recovery.cli.pruning",
     "doctor": "recovery.cli.examining",
     "demo": "recovery.cli.demonstrating",
 }

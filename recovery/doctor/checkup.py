@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.definitions import Definitions
 from orchestrator.errors import AmendsError
 from orchestrator.storage.database import Database
-from recovery.doctor import activity, installation, servers
+from recovery.doctor import activity, installation, readers, servers
 from recovery.doctor.findings import Check, Finding, Verdict, fail, skipped
 from workers.settings import Settings
 
@@ -50,6 +50,7 @@ def checkup(
         ("workers", lambda: activity.workers(database, definitions())),
         ("sweeper", lambda: activity.sweepers(database, settings)),
         ("sagas", lambda: activity.sagas(database, definitions())),
+        ("event readers", lambda: readers.readers(database)),
     ):
         yield from _guarded(name, check, explain)
 

@@ -37,10 +37,13 @@ CREATE TRIGGER tombstone_stays BEFORE TRUNCATE ON amends.tombstone
 
 CREATE FUNCTION amends.refuse_loss_of_saga() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[] := ARRAY(SELECT id FROM gone);
 BEGIN
-    IF EXISTS (SELECT FROM gone g WHERE g.due_at IS NOT NULL OR NOT EXISTS (
-        SELECT FROM amends.tombstone t
-        WHERE t.saga_id = g.id AND t.definition = g.definition AND t.key = g.key))
+    IF EXISTS (SELECT FROM gone g
+        LEFT JOIN (SELECT * FROM amends.tombstone WHERE saga_id = ANY(ids)) t
+            ON t.saga_id = g.id AND t.definition = g.definition AND t.key = g.key
+        WHERE t.saga_id IS NULL OR g.due_at IS NOT NULL)
     THEN
         RAISE EXCEPTION 'amends.saga: only an ended saga with a tombstone may be deleted'
             USING ERRCODE = 'insufficient_privilege', HINT = 'Use `amends prune`.';
@@ -52,10 +55,11 @@ CREATE TRIGGER saga_rows_stay AFTER DELETE ON amends.saga REFERENCING OLD TABLE 
 
 CREATE FUNCTION amends.refuse_loss_of_entries() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids uuid[] := ARRAY(SELECT DISTINCT saga_id FROM gone);
 BEGIN
-    IF EXISTS (SELECT FROM (SELECT DISTINCT saga_id FROM gone) g
-        WHERE EXISTS (SELECT FROM amends.saga s WHERE s.id = g.saga_id)
-            OR NOT EXISTS (SELECT FROM amends.tombstone t WHERE t.saga_id = g.saga_id))
+    IF EXISTS (SELECT FROM amends.saga WHERE id = ANY(ids))
+        OR cardinality(ids) > (SELECT count(*) FROM amends.tombstone WHERE saga_id = ANY(ids))
     THEN
         RAISE EXCEPTION 'amends.saga_log: only the entries of a pruned saga may be deleted'
             USING ERRCODE = 'insufficient_privilege', HINT = 'Use `amends prune`.';
