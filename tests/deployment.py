@@ -333,6 +333,10 @@ class Deployment:
             pytest.fail(f"not at rest after {seconds:g} s: {dict(self.counts())}\n{logs}")
         return time.monotonic() - began
 
+    def knowing_client(self) -> SagaClient:
+        """A client that has the definitions, so that it can decide what a fact leads to."""
+        return SagaClient(self.engine, self.doorbell, definitions=Definitions(self.definitions))
+
     # -- looking -----------------------------------------------------------------------------------
 
     def holders(self) -> list[Holder]:

@@ -1,0 +1,17 @@
+"""A worker that imports this forgets a success that comes after its attempt was given up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.mover import Mover
+from tests.hasty_checkouts import FORGETFUL, HASTY
+
+__all__ = ["FORGETFUL", "HASTY"]
+
+
+def forget(_mover: Any, _saga_id: Any, _late: Any) -> None:
+    return
+
+
+Mover.keep_late = forget  # type: ignore[method-assign]
