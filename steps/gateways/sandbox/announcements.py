@@ -14,7 +14,7 @@ from steps.gateways.sandbox import wire
 from steps.gateways.sandbox.ledger import Ledger
 from steps.gateways.sandbox.movements import UNCONFIRMED, Movement, Operation, Payment, Refund, fold
 from steps.gateways.sandbox.newest_first import Kind
-from steps.gateways.sandbox.stripe_face.form import StripeForm
+from steps.gateways.sandbox.stripe_face.form import StripeForm, is_stripes
 
 OWN_TYPES: Final[Mapping[Kind, str]] = {
     (Operation.AUTHORIZE, "authorized"): "payment.authorized",
@@ -67,22 +67,22 @@ class Announcements:
         name = kind.partition(".")[0]
         refund = _refund_of(payment, movement)
         return {
-            "id": self.id_of(movement),
+            "id": self.id_of(movement.seq),
             "type": kind,
             "created_at": wire.instant(movement.at),
             name: wire.refund_json(refund, payment) if refund else self._own.payment(payment),
         }
 
     def stripe(self, movement: Movement) -> dict[str, Any] | None:
-        """As a Stripe event; None where nothing is told."""
+        """As a Stripe event; None where nothing is told, as of payments of another form."""
         kind = STRIPE_TYPES.get((movement.operation, movement.answer))
-        if kind is None:
+        if kind is None or not is_stripes(movement.payment_reference):
             return None
         payment = self._as_it_stood(movement)
         refund = _refund_of(payment, movement)
         form = self._stripe
         return {
-            "id": self.id_of(movement),
+            "id": self.id_of(movement.seq),
             "object": "event",
             "created": int(movement.at),
             "data": {"object": form.refund(refund, payment) if refund else form.intent(payment)},
@@ -91,8 +91,9 @@ class Announcements:
             "type": kind,
         }
 
-    def id_of(self, movement: Movement) -> str:
-        return f"evt_{self._ledger.prefix}{movement.seq:08d}"
+    def id_of(self, seq: int) -> str:
+        """The id of the announcement of a movement; the same in both forms."""
+        return f"evt_{self._ledger.prefix}{seq:08d}"
 
     def _as_it_stood(self, movement: Movement) -> Payment:
         movements = self._ledger.movements_of(movement.payment_reference or "")

@@ -19,7 +19,7 @@ from steps.gateways.sandbox.movements import Operation
 
 
 class FaultKind(StrEnum):
-    """What can go wrong, in the order in which a request meets it."""
+    """What can go wrong, in the order in which a request meets it; then with its webhook."""
 
     RATE_LIMITED = "rate_limited"  # 429 with Retry-After; no effect
     HOLD_BEFORE = "hold_before"  # stays open until released, effect not yet done
@@ -39,6 +39,15 @@ class FaultKind(StrEnum):
     ERROR_AFTER = "error_after"  # 500 in place of the answer; the key keeps the true one
     DROP_AFTER = "drop_after"  # connection closed in place of the answer
 
+    LOST_WEBHOOK = "lost_webhook"  # never sent
+    LATE_WEBHOOK = "late_webhook"  # sent after `delay_ms`, so that others overtake it
+    DUPLICATE_WEBHOOK = "duplicate_webhook"  # delivered once more
+    FORGED_WEBHOOK = "forged_webhook"  # somebody sends it too, and has not the secret
+    STALE_WEBHOOK = "stale_webhook"  # somebody sends it again who kept it for an hour
+
+
+WEBHOOK_FAULTS: Final = frozenset(kind for kind in FaultKind if kind.name.endswith("_WEBHOOK"))
+"""They strike announcements; the others strike requests."""
 
 FORCED_ANSWER: Final = {
     FaultKind.DECLINE: "card_declined",
@@ -154,6 +163,9 @@ class _Tally:
     applied: int = 0
 
     def takes(self, subject: Subject) -> bool:
+        is_told = subject.operation is Operation.NOTIFY
+        if is_told is not (self.rule.fault in WEBHOOK_FAULTS):
+            return False
         if not _matches(self.rule.match, subject):
             return False
         self.seen += 1

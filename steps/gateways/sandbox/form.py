@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from steps.gateways.sandbox.ledger import Answer
 from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment
+from steps.gateways.sandbox.records import Answer
 from steps.gateways.sandbox.rules import Verdict
 
 KEY_MAX_LENGTH: Final = 255

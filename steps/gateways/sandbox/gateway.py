@@ -13,9 +13,10 @@ from steps.gateways.sandbox import wire
 from steps.gateways.sandbox.faults import FaultKind, Plan
 from steps.gateways.sandbox.form import INTERNAL_ERROR, KEY_CONFLICT, Form
 from steps.gateways.sandbox.journal import Journal
-from steps.gateways.sandbox.ledger import Answer, KeptAnswer, Ledger, Received
+from steps.gateways.sandbox.ledger import Ledger
 from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment, fold
 from steps.gateways.sandbox.notes import Notes
+from steps.gateways.sandbox.records import Answer, KeptAnswer, Received
 from steps.gateways.sandbox.rules import CHALLENGE_ENDS, KEY_LIFETIME_SECONDS, Verdict, decide
 
 _DONE: Final = frozenset({200, 201, 202})
@@ -108,10 +109,12 @@ class Gateway:
 
     def report(self, day: date, *, after: int, limit: int) -> list[Movement]:
         """The money that moved on a UTC day, by pages in order of `seq`."""
-        start = day_start(day)
-        return self._ledger.effects_between(
-            start, start + timedelta(days=1).total_seconds(), after=after, limit=limit
-        )
+        end = day_start(day + timedelta(days=1))
+        return self._ledger.effects_between(day_start(day), end, after=after, limit=limit)
+
+    def is_over(self, day: date) -> bool:
+        """Whether nothing can move on that UTC day any more."""
+        return self._clock.now() >= day_start(day + timedelta(days=1))
 
     def end_challenge(self, reference: str, end: str) -> Payment:
         """The payer passes, fails or lets lapse the 3-D Secure challenge; only an open one can end.

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from steps.gateways.sandbox.ledger import Ledger, Received
+from steps.gateways.sandbox.ledger import Ledger
 from steps.gateways.sandbox.movements import Operation
+from steps.gateways.sandbox.records import Received
 
 
 class Journal:

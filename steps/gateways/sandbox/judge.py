@@ -6,9 +6,10 @@ runs through the engine's durable seam or belongs to the gateway's own interface
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Self
 
 import httpx2
@@ -83,6 +84,24 @@ class OrderTotals:
         return self.kept_minor == 0 and self.open_holds_count == 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRow:
+    """One announcement to one endpoint, and how its last attempt ended.
+
+    `kind` is true, or forged or stale: what somebody else might send. `is_open` is True while
+    another attempt is to come.
+    """
+
+    id: int
+    endpoint_id: int
+    event_id: str
+    kind: str
+    attempts: int
+    is_open: bool
+    status: int | None
+    delivered_at: datetime | None
+
+
 class SandboxJudge:
     """Reads the ledger and scripts the faults of one sandbox over HTTP."""
 
@@ -136,6 +155,20 @@ class SandboxJudge:
         """The number of the newest movement; 0 for an empty ledger."""
         return int(self._get("/healthz", {})["last_seq"])
 
+    def deliveries(self, *, since: int = 0) -> Iterator[DeliveryRow]:
+        """Every delivery of a webhook after the one numbered `since`, as they were due."""
+        for row in self._pages("/sandbox/deliveries", "deliveries", since):
+            at = row["delivered_at"]
+            yield DeliveryRow(**{**row, "delivered_at": at and datetime.fromisoformat(at)})
+
+    def settlement_file(self, day: date) -> str:
+        """The CSV report of a day that is over.
+
+        Raises:
+            RuntimeError: it is not over yet.
+        """
+        return _checked_text(self._http.get("/report.csv", params={"day": day.isoformat()}))
+
     # The back stage.
 
     def script(self, fault: str, *, times: int | None = 1, **options: object) -> int:
@@ -174,6 +207,18 @@ class SandboxJudge:
         """Let a pending refund settle or fail."""
         self._post(f"/sandbox/refunds/{reference}/{'fail' if failed else 'settle'}")
 
+    def announce_to(self, url: str, *secrets: str, form: str = "sandbox") -> int:
+        """Have `url` told of everything that moves from now on, and return the endpoint's id.
+
+        `form` is sandbox or stripe. Two secrets sign while one is being replaced.
+        """
+        body = {"url": url, "secrets": secrets, "form": form}
+        return int(self._post("/sandbox/endpoints", json=body)["id"])
+
+    def stop_announcing(self, endpoint_id: int) -> None:
+        """Tell an endpoint nothing more."""
+        self._http.delete(f"/sandbox/endpoints/{endpoint_id}").raise_for_status()
+
     def advance_clock(self, seconds: int) -> None:
         """Move the gateway's clock on, past a key's or an authorization's life."""
         self._post("/sandbox/clock", params={"advance_seconds": str(seconds)})
@@ -193,10 +238,14 @@ class SandboxJudge:
 
 
 def _checked(response: httpx2.Response) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(_checked_text(response))
+    return body
+
+
+def _checked_text(response: httpx2.Response) -> str:
     if response.is_error:
         raise RuntimeError(f"the sandbox refused {response.request.url}: {response.text[:500]}")
-    body: dict[str, Any] = response.json()
-    return body
+    return response.text
 
 
 def _request_row(row: dict[str, Any]) -> RequestRow:

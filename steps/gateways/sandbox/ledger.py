@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from steps.gateways.sandbox.movements import Command, Movement, Operation
+from steps.gateways.sandbox.records import Answer, KeptAnswer, Received
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS identity (prefix TEXT NOT NULL);
@@ -90,48 +90,6 @@ _LETTERS_FOR_DIGITS: Final = str.maketrans("0123456789", "ghijkmnpqr")
 """A reference must never look like a card number: its only digits are the eight of its serial."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What goes back over the wire."""
-
-    status: int
-    body: dict[str, Any]
-    replayed: bool = False
-    retry_after_seconds: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptAnswer:
-    """The first answer to a key, and the fingerprint of the parameters it answered."""
-
-    fingerprint: str
-    kept_at: float
-    answer: Answer
-
-
-@dataclass(slots=True, kw_only=True)
-class Received:
-    """One request, from its arrival to its answer.
-
-    `status` is None while it is open, and for ever where the connection was closed in place of an
-    answer. `is_written` tells that the file knows of it.
-    """
-
-    id: int
-    received_at: float
-    operation: Operation
-    key: str | None = None
-    fingerprint: str | None = None
-    order_reference: str | None = None
-    reference: str | None = None
-    attempt: int = 1
-    answered_at: float | None = None
-    status: int | None = None
-    replayed: bool = False
-    faults: tuple[str, ...] = ()
-    is_written: bool = False
-
-
 class Ledger:
     """The file. `transaction` is all-or-nothing and the only way to write."""
 
@@ -142,6 +100,7 @@ class Ledger:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA busy_timeout = 1000")
         self._db.executescript(_SCHEMA)
+        self.on_commit: Callable[[], None] = lambda: None  # called after every transaction
         self.prefix = self._identity()
         self._last_seq = self._scalar("SELECT coalesce(max(seq), 0) FROM movement")
 
@@ -169,6 +128,7 @@ class Ledger:
             self._db.execute("ROLLBACK")
             self._last_seq = seq_before
             raise
+        self.on_commit()
 
     def next_reference(self, kind: str) -> str:
         """A reference for the object that the next movement opens; unique across ledgers."""

@@ -17,7 +17,7 @@ AUTHORIZATION_LIFETIME_SECONDS: Final = 7 * 24 * 3600
 
 
 class Operation(StrEnum):
-    """What can be asked of the gateway, and what can happen to a refund later."""
+    """What can be asked of the gateway, what can happen to a refund later, and telling of it."""
 
     AUTHORIZE = "authorize"
     CAPTURE = "capture"
@@ -26,6 +26,7 @@ class Operation(StrEnum):
     SHIP = "ship"
     FIND = "find"
     LIST = "list"
+    NOTIFY = "notify"
     REFUND_SETTLED = "refund_settled"
     REFUND_FAILED = "refund_failed"
 

@@ -29,7 +29,7 @@ from steps.gateways.sandbox.form import (
     Form,
 )
 from steps.gateways.sandbox.journal import Journal
-from steps.gateways.sandbox.ledger import Answer, Received
+from steps.gateways.sandbox.records import Answer, Received
 
 
 class _DroppedError(Exception):

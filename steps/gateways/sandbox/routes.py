@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import date
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from steps.gateways.sandbox import wire
+from steps.gateways.sandbox import settlement, wire
 from steps.gateways.sandbox.faults import FaultKind, Plan
 from steps.gateways.sandbox.form import KEY_MAX_LENGTH
 from steps.gateways.sandbox.gateway import Gateway
 from steps.gateways.sandbox.journal import Journal
-from steps.gateways.sandbox.ledger import Answer
 from steps.gateways.sandbox.movements import Command, Operation
 from steps.gateways.sandbox.pipeline import Pipeline
+from steps.gateways.sandbox.records import Answer
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -52,6 +53,7 @@ class GatewayRoutes:
             Route("/payments", self._find_payments, methods=["GET"]),
             Route("/shipments", self._find_shipments, methods=["GET"]),
             Route("/report", self._report, methods=["GET"]),
+            Route("/report.csv", self._settlement_file, methods=["GET"]),
         ]
 
     async def _authorize(self, request: Request) -> Response:
@@ -86,9 +88,9 @@ class GatewayRoutes:
     async def _report(self, request: Request) -> Response:
         after, limit = wire.page_of(request.query_params)
         try:
-            day = date.fromisoformat(request.query_params.get("day", ""))
-        except ValueError:
-            return wire.response(wire.error(400, "malformed_request", "day=YYYY-MM-DD is required"))
+            day = _day_of(request)
+        except _MalformedError as malformed:
+            return wire.response(malformed.answer)
 
         def page(_plan: Plan) -> Answer:
             moved = self._gateway.report(day, after=after, limit=limit)
@@ -97,6 +99,24 @@ class GatewayRoutes:
 
         received = self._journal.receive(Operation.LIST)
         return await self._pipeline.run(received, page, form=self._form)
+
+    async def _settlement_file(self, request: Request) -> Response:
+        """A whole day as CSV, once it is over."""
+        try:
+            day = _day_of(request)
+        except _MalformedError as malformed:
+            return wire.response(malformed.answer)
+
+        def ready(_plan: Plan) -> Answer:
+            if self._gateway.is_over(day):
+                return Answer(status=200, body={})
+            return wire.error(409, "report_not_ready", "a day is reported when it is over")
+
+        received = self._journal.receive(Operation.LIST)
+        answer = await self._pipeline.run(received, ready, form=self._form)
+        if answer.status_code != HTTPStatus.OK:
+            return answer
+        return StreamingResponse(settlement.lines(self._gateway, day), media_type="text/csv")
 
     async def _effect(self, request: Request, operation: Operation, body_type: type[B]) -> Response:
         try:
@@ -145,6 +165,13 @@ class GatewayRoutes:
             reference=names["reference"],
         )
         return await self._pipeline.run(received, answer, form=self._form, asked_key=names["key"])
+
+
+def _day_of(request: Request) -> date:
+    try:
+        return date.fromisoformat(request.query_params.get("day", ""))
+    except ValueError as error:
+        raise _MalformedError("malformed_request", "day=YYYY-MM-DD is required") from error
 
 
 def _key_of(request: Request) -> str:

@@ -13,6 +13,8 @@ from starlette.applications import Starlette
 
 from steps.gateways.sandbox.announcements import Announcements
 from steps.gateways.sandbox.connections import Connections
+from steps.gateways.sandbox.deliveries import Deliveries
+from steps.gateways.sandbox.endpoints import EndpointRoutes
 from steps.gateways.sandbox.faults import FaultScript
 from steps.gateways.sandbox.gateway import Clock, Gateway
 from steps.gateways.sandbox.journal import Journal
@@ -24,6 +26,7 @@ from steps.gateways.sandbox.stage import StageRoutes
 from steps.gateways.sandbox.stripe_face.form import StripeForm
 from steps.gateways.sandbox.stripe_face.questions import StripeQuestions
 from steps.gateways.sandbox.stripe_face.routes import StripeEffects, StripeFace
+from steps.gateways.sandbox.webhooks import Webhooks
 from steps.gateways.sandbox.wire import OwnForm
 
 _KEEP_ALIVE_SECONDS = 75  # longer than any client keeps one, so no request meets a closing socket
@@ -66,7 +69,14 @@ def serve(
     sys.stdout.write(f"listening on {address}\n")
     sys.stdout.flush()
     try:
-        asyncio.run(_run(uvicorn.Server(config), listener, until_stdin_closes=until_stdin_closes))
+        asyncio.run(
+            _run(
+                uvicorn.Server(config),
+                listener,
+                app.state.webhooks,
+                until_stdin_closes=until_stdin_closes,
+            )
+        )
     finally:
         ledger.close()
 
@@ -91,12 +101,14 @@ def build_app(ledger: Ledger, connections: Connections, *, base_url: str, logs: 
         form=form,
     )
     announcements = Announcements(ledger, form, stripe_form)
+    deliveries = Deliveries(ledger)
     own = GatewayRoutes(gateway, journal, pipeline, form)
     face = StripeFace(gateway=gateway, journal=journal, pipeline=pipeline, form=stripe_form)
     effects, questions = StripeEffects(face), StripeQuestions(face, ledger, announcements)
-    return Starlette(
-        routes=[*own.routes(), *effects.routes(), *questions.routes(), *stage.routes()]
-    )
+    parts = own, effects, questions, stage, EndpointRoutes(deliveries, announcements)
+    app = Starlette(routes=[route for part in parts for route in part.routes()])
+    app.state.webhooks = Webhooks(ledger, deliveries, announcements, faults)
+    return app
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -110,11 +122,25 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _run(
-    server: uvicorn.Server, listener: socket.socket, *, until_stdin_closes: bool
+    server: uvicorn.Server,
+    listener: socket.socket,
+    webhooks: Webhooks,
+    *,
+    until_stdin_closes: bool,
 ) -> None:
     if until_stdin_closes:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, server)
+    telling = asyncio.create_task(webhooks.run())
+    telling.add_done_callback(lambda ended: _stop_if_it_failed(ended, server))
     await server.serve(sockets=[listener])
+    telling.cancel()
+
+
+def _stop_if_it_failed(telling: asyncio.Task[None], server: uvicorn.Server) -> None:
+    """A sandbox that no longer tells anybody would be an outage that looks like silence."""
+    if not telling.cancelled() and telling.exception() is not None:
+        sys.stderr.write(f"webhooks ended: {telling.exception()!r}\n")
+        server.should_exit = True
 
 
 def _stop_at_end_of_stdin(server: uvicorn.Server) -> None:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse
 
 from steps.gateways.payment import ChargeStatus
-from steps.gateways.sandbox.ledger import Answer, Received
 from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment, Refund
+from steps.gateways.sandbox.records import Answer, Received
 from steps.gateways.sandbox.rules import Verdict
 from steps.money import LARGEST_MINOR
 

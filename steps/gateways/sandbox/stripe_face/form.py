@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from steps.gateways.payment import ChargeStatus, RefundStatus
 from steps.gateways.sandbox.form import INTERNAL_ERROR, KEY_CONFLICT, KEY_IN_USE, RATE_LIMITED
-from steps.gateways.sandbox.ledger import Answer
 from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment, Refund
 from steps.gateways.sandbox.notes import Notes
+from steps.gateways.sandbox.records import Answer
 from steps.gateways.sandbox.rules import Verdict
 from steps.gateways.stripe.amounts import in_stripe_units
 from steps.money import Money
@@ -192,6 +192,11 @@ class StripeForm:
         url = f"{self.base_url}/sandbox/challenges/{payment.reference}"
         redirect = {"url": url, "return_url": notes["return_url"]}
         return {"type": "redirect_to_url", "redirect_to_url": redirect}
+
+
+def is_stripes(payment_reference: str | None) -> bool:
+    """Whether a payment was opened in this form, and not in the gateway's own."""
+    return payment_reference is not None and payment_reference.startswith("pi_")
 
 
 def page(rows: Iterable[dict[str, Any]], url: str, has_more: bool) -> dict[str, Any]:

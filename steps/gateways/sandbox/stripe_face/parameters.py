@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steps.gateways.sandbox.ledger import Answer
+from steps.gateways.sandbox.records import Answer
 from steps.gateways.sandbox.stripe_face.form import parameter_error
 
 LARGEST_PAGE: Final = 100

@@ -14,9 +14,10 @@ from starlette.routing import Route
 from steps.gateways.sandbox import wire
 from steps.gateways.sandbox.announcements import STRIPE_TYPES, Announcements
 from steps.gateways.sandbox.faults import FaultKind, Plan
-from steps.gateways.sandbox.ledger import Answer, Ledger
+from steps.gateways.sandbox.ledger import Ledger
 from steps.gateways.sandbox.movements import Movement, Operation, Payment
 from steps.gateways.sandbox.newest_first import Kind, newest_first
+from steps.gateways.sandbox.records import Answer
 from steps.gateways.sandbox.stripe_face import parameters as p
 from steps.gateways.sandbox.stripe_face.form import (
     METADATA,

@@ -18,7 +18,13 @@ from steps.gateways.sandbox.journal import Journal
 from steps.gateways.sandbox.movements import Command, Operation, Payment
 from steps.gateways.sandbox.pipeline import Pipeline
 from steps.gateways.sandbox.stripe_face import parameters as p
-from steps.gateways.sandbox.stripe_face.form import METADATA, StripeForm, missing, parameter_error
+from steps.gateways.sandbox.stripe_face.form import (
+    METADATA,
+    StripeForm,
+    is_stripes,
+    missing,
+    parameter_error,
+)
 from steps.gateways.stripe.amounts import from_stripe_units, in_stripe_units
 from steps.money import Money, MoneyError
 
@@ -40,8 +46,8 @@ class StripeFace:
     form: StripeForm
 
     def payment(self, reference: str | None) -> Payment | None:
-        """A payment that was opened here: those of the gateway's own form are not Stripe's."""
-        if reference is None or not reference.startswith("pi_"):
+        """The payment of that reference, if it was opened in this form."""
+        if reference is None or not is_stripes(reference):
             return None
         return self.gateway.payment(reference)
 

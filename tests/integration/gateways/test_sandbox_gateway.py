@@ -1,25 +1,15 @@
-"""The sandbox as a judge: durable, honest about what it saw, and never outliving its starter."""
+"""The sandbox as a judge: durable, honest about what it saw, and one effect per key."""
 
-import json
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import timedelta
-from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
-import psutil
 import pytest
 
-from orchestrator.seam import intercepted
 from steps.gateways.errors import (
     GatewayServerError,
     GatewayTimeoutError,
@@ -27,73 +17,21 @@ from steps.gateways.errors import (
     KeyInUseError,
     PaymentStateError,
 )
-from steps.gateways.payment import CaptureRequest, ChargeRequest, ChargeResult, ChargeStatus
+from steps.gateways.payment import CaptureRequest, ChargeStatus
 from steps.gateways.sandbox.client import SandboxGateway
 from steps.gateways.sandbox.judge import SandboxJudge
-from steps.gateways.sandbox.process import SandboxProcess, SandboxStartError
-from steps.money import Money
+from steps.gateways.sandbox.process import SandboxProcess
+from tests.integration.gateways.calls import (
+    LONG,
+    PRICE,
+    SHORT,
+    authorize,
+    connected,
+    is_open,
+    until,
+)
 
-PRICE = Money.of("12.34", "EUR")
-LONG = 10.0
-SHORT = 0.6
 HOUR = 3600
-
-T = TypeVar("T")
-_serial = count(1)
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
-    with SandboxProcess.start(tmp_path_factory.mktemp("sandbox") / "ledger.db") as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def judge(sandbox: SandboxProcess) -> Iterator[SandboxJudge]:
-    with SandboxJudge(sandbox.base_url) as judge:
-        yield judge
-
-
-@pytest.fixture(scope="module")
-def gateway(sandbox: SandboxProcess) -> Iterator[SandboxGateway]:
-    with connected(sandbox.base_url) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def order() -> str:
-    return f"order-{next(_serial)}"
-
-
-@contextmanager
-def connected(base_url: str) -> Iterator[SandboxGateway]:
-    gateway = SandboxGateway(base_url, timeout=timedelta(seconds=30))
-    try:
-        yield gateway
-    finally:
-        gateway.close()
-
-
-def authorize(
-    gateway: SandboxGateway, order: str, *, timeout_seconds: float = LONG
-) -> ChargeResult:
-    request = ChargeRequest(amount=PRICE, token="tok_ok", order_reference=order)
-    return gateway.authorize(request, key=f"{order}:authorize", timeout_seconds=timeout_seconds)
-
-
-def until(look: Callable[[], T | None], *, seconds: float = 10.0) -> T:
-    """What `look` returns as soon as it is truthy."""
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"still {seen!r} after {seconds} s"
-        pause.wait(0.02)
-    return seen
-
-
-def is_open(judge: SandboxJudge, order: str) -> bool:
-    return any(row.order_reference == order for row in judge.open_requests())
-
 
 # Durable.
 
@@ -277,7 +215,7 @@ def test_a_held_request_takes_effect_after_its_caller_was_killed(
 ) -> None:
     judge.script("hold_before", order_reference=order)
     script = (
-        "import sys; from tests.integration.test_sandbox_gateway import *\n"
+        "import sys; from tests.integration.gateways.calls import *\n"
         "authorize(SandboxGateway(sys.argv[1], timeout=timedelta(seconds=30)), sys.argv[2])"
     )
     caller = subprocess.Popen([sys.executable, "-c", script, sandbox.base_url, order])
@@ -372,199 +310,3 @@ def test_the_ledger_is_read_by_pages(
         names = [row[key] for row in rows]
         assert len(names) >= 12
         assert names == sorted(set(names))
-
-
-@pytest.mark.parametrize(
-    ("headers", "body", "code"),
-    [
-        ({}, {}, "key_required"),
-        ({"Idempotency-Key": "k" * 256}, {}, "key_too_long"),
-        ({"Idempotency-Key": "raw"}, {"amount_minor": 12.0}, "malformed_request"),
-        ({"Idempotency-Key": "raw"}, {"amount_minor": True}, "malformed_request"),
-        ({"Idempotency-Key": "raw"}, {"amount_minor": "12"}, "malformed_request"),
-        ({"Idempotency-Key": "raw"}, {"amount_minor": 2**63}, "malformed_request"),
-        ({"Idempotency-Key": "raw"}, {"surprise": 1}, "malformed_request"),
-        ({"Idempotency-Key": "raw"}, {"currency": "EURO"}, "invalid_currency"),
-    ],
-)
-def test_a_request_in_the_wrong_shape_is_refused(
-    sandbox: SandboxProcess, headers: dict[str, str], body: dict[str, object], code: str
-) -> None:
-    good = {"amount_minor": 1, "currency": "EUR", "token": "tok_ok", "order_reference": "raw"}
-
-    answer = httpx2.post(
-        f"{sandbox.base_url}/payments", json={**good, **body}, headers=headers, trust_env=False
-    )
-
-    assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == code
-
-
-# The client.
-
-
-def test_every_call_runs_through_the_durable_seam(gateway: SandboxGateway, order: str) -> None:
-    names: list[str] = []
-
-    def record(name: str, action: Callable[[], T]) -> T:
-        names.append(name)
-        return action()
-
-    with intercepted(record):
-        payment = authorize(gateway, order)
-        gateway.void(payment.reference, key=f"{order}:void", timeout_seconds=LONG)
-        gateway.find(reference=payment.reference, timeout_seconds=LONG)
-
-    assert names == ["gateway.authorize", "gateway.void", "gateway.find"]
-
-
-def test_a_forked_child_never_shares_a_connection(sandbox: SandboxProcess, order: str) -> None:
-    script = """
-import os, sys
-from tests.integration.test_sandbox_gateway import *
-gateway = SandboxGateway(sys.argv[1], timeout=timedelta(seconds=30))
-authorize(gateway, sys.argv[2])
-child = os.fork()
-name = "child" if child == 0 else "parent"
-for number in range(100):
-    order = f"{sys.argv[2]}-{name}-{number}"
-    assert authorize(gateway, order).order_reference == order
-if child:
-    assert os.waitpid(child, 0)[1] == 0
-os._exit(0)
-"""
-    done = subprocess.run([sys.executable, "-c", script, sandbox.base_url, order], check=False)
-
-    assert done.returncode == 0
-
-
-def test_many_threads_share_one_client(gateway: SandboxGateway, order: str) -> None:
-    orders = [f"{order}-{number}" for number in range(200)]
-
-    with ThreadPoolExecutor(16) as callers:
-        answers = list(callers.map(lambda each: authorize(gateway, each), orders))
-
-    assert [answer.order_reference for answer in answers] == orders
-
-
-@contextmanager
-def scripted_peer(speak: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A peer that takes one connection, reads the request and then does what `speak` does."""
-
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(65536)
-            speak(connection)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread.join()
-
-
-def test_an_answer_that_trickles_in_is_given_up_at_the_deadline() -> None:
-    given_up = threading.Event()
-
-    def trickle(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        while not given_up.wait(0.05):
-            connection.send(b" ")
-
-    with scripted_peer(trickle) as base_url, connected(base_url) as gateway:
-        started = time.monotonic()
-        with pytest.raises(GatewayTimeoutError):
-            authorize(gateway, "order", timeout_seconds=0.4)
-        given_up.set()
-
-    assert time.monotonic() - started < 5
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhtml",
-        b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nhtml",
-        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
-    ],
-)
-def test_an_answer_that_is_not_the_gateways_is_unknown(answer: bytes) -> None:
-    with (
-        scripted_peer(lambda connection: connection.sendall(answer)) as base_url,
-        connected(base_url) as gateway,
-        pytest.raises(GatewayServerError),
-    ):
-        authorize(gateway, "order")
-
-
-@pytest.mark.parametrize("garbage", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nConte"])
-def test_a_broken_connection_is_unknown(garbage: bytes) -> None:
-    with (
-        scripted_peer(lambda connection: connection.sendall(garbage)) as base_url,
-        connected(base_url) as gateway,
-        pytest.raises(GatewayTimeoutError),
-    ):
-        authorize(gateway, "order")
-
-
-@pytest.mark.parametrize("base_url", ["file:///etc/passwd", "ftp://gateway", "gateway:80", ""])
-def test_only_http_urls_are_gateways(base_url: str) -> None:
-    with pytest.raises(ValueError, match="gateway's URL"):
-        SandboxGateway(base_url, timeout=timedelta(seconds=1))
-
-
-# The process.
-
-
-def test_it_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
-    script = (
-        "import sys, time; from pathlib import Path\n"
-        "from steps.gateways.sandbox.process import SandboxProcess\n"
-        "sandbox = SandboxProcess.start(Path(sys.argv[1]))\n"
-        "print(sandbox.pid, flush=True); time.sleep(60)"
-    )
-    starter = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "ledger.db")],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert starter.stdout is not None
-    pid = int(starter.stdout.readline())
-    starter.kill()
-    starter.wait()
-    starter.stdout.close()
-
-    until(lambda: not psutil.pid_exists(pid))
-
-
-def test_it_stops_though_requests_are_held(tmp_path: Path) -> None:
-    sandbox = SandboxProcess.start(tmp_path / "ledger.db")
-    with SandboxJudge(sandbox.base_url) as judge, connected(sandbox.base_url) as gateway:
-        judge.script("hold_before")
-        with pytest.raises(GatewayTimeoutError):
-            authorize(gateway, "order", timeout_seconds=SHORT)
-
-    sandbox.stop()
-
-    assert not sandbox.is_running
-
-
-def test_its_log_holds_no_token(tmp_path: Path) -> None:
-    log = tmp_path / "sandbox.log"
-    with (
-        SandboxProcess.start(tmp_path / "ledger.db", log=log) as sandbox,
-        connected(sandbox.base_url) as gateway,
-    ):
-        authorize(gateway, "order")
-
-    (line,) = log.read_text(encoding="utf-8").splitlines()
-    assert json.loads(line)["event"] == "sandbox.request_answered"
-    assert "tok_ok" not in line
-
-
-def test_a_taken_port_is_a_clear_error(sandbox: SandboxProcess, tmp_path: Path) -> None:
-    with pytest.raises(SandboxStartError, match="in use"):
-        SandboxProcess.start(tmp_path / "ledger.db", port=sandbox.port)
