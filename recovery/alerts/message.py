@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 from orchestrator.entries import Json, Recorded
 from orchestrator.money_at_risk import money_at_risk
 from orchestrator.storage.alerts import Alert, AlertKind
-
-_QUESTIONS: Mapping[AlertKind, str] = {
-    AlertKind.SAGA_PARKED: "{question}",
-    AlertKind.UNKNOWN_TOO_LONG: (
-        "Did {step} ({direction}) take effect? Nobody has known since {since}."
-    ),
-    AlertKind.SAGA_OVERDUE: (
-        "Sagas have been due since {due_at} and nobody looks at them: do sweepers keep up?"
-    ),
-    AlertKind.SWEEPER_SILENT: "No sweeper was seen since {last_seen_at}: is one running?",
-}
 
 
 def message(alert: Alert, entries: Iterable[Recorded] | None) -> dict[str, Json]:
@@ -38,7 +26,7 @@ def message(alert: Alert, entries: Iterable[Recorded] | None) -> dict[str, Json]
 
 def alert_values(alert: Alert, entries: Iterable[Recorded] | None) -> dict[str, Json]:
     """Return what a person needs to know; nothing of it is of the saga's payload."""
-    known: dict[str, Any] = alert.data
+    known = alert.data
     return {
         "kind": alert.kind.value,
         "saga_id": None if alert.saga_id is None else str(alert.saga_id),
@@ -46,16 +34,31 @@ def alert_values(alert: Alert, entries: Iterable[Recorded] | None) -> dict[str, 
         "key": known.get("key"),
         "state": known.get("state"),
         "reason": known.get("reason", alert.kind.value),
-        "question": _QUESTIONS[alert.kind].format(**known),
+        "question": _question(alert),
         "money_at_risk": None
         if entries is None
         else {currency: asdict(each) for currency, each in money_at_risk(entries).items()},
-        "next": next_command(alert),
+        "next": _next_command(alert),
     }
 
 
-def next_command(alert: Alert) -> str:
-    """Return what to type first."""
+def _question(alert: Alert) -> str:
+    known = alert.data
+    match alert.kind:
+        case AlertKind.SAGA_PARKED:
+            return str(known["question"])
+        case AlertKind.UNKNOWN_TOO_LONG:
+            what = f"{known['step']} ({known['direction']})"
+            return f"Did {what} take effect? Nobody has known since {known['since']}."
+        case AlertKind.SAGA_OVERDUE:
+            return f"Since {known['due_at']} nobody has looked at what is due: do sweepers keep up?"
+        case AlertKind.SWEEPER_SILENT:
+            seen = known["last_seen_at"]
+            since = "ever" if seen is None else f"since {seen}"
+            return f"No sweeper was seen {since}: is one running?"
+
+
+def _next_command(alert: Alert) -> str:
     match alert.kind:
         case AlertKind.SAGA_PARKED | AlertKind.UNKNOWN_TOO_LONG:
             return f"amends show {alert.saga_id}"

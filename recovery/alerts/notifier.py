@@ -22,6 +22,7 @@ from orchestrator.storage.alerts import Alert, Alerts
 from orchestrator.storage.database import Database
 from orchestrator.storage.saga_log import SagaLog
 from recovery.alerts.message import message
+from recovery.alerts.parked import ParkedWatch
 from recovery.alerts.sinks import NotSentError, Sink, sinks_of
 from recovery.alerts.unknowns import UnknownWatch
 from workers.settings import Settings
@@ -60,6 +61,7 @@ class Notifier:
     ) -> None:
         self._alerts = Alerts(database)
         self._log = SagaLog(database)
+        self._parked = ParkedWatch(self._alerts)
         self._unknowns = UnknownWatch(self._alerts, self._log, age_seconds=unknown_seconds)
         self._sinks = sinks
         self._patience = patience_seconds
@@ -111,13 +113,13 @@ class Notifier:
         return now - self._watches_since >= self._patience
 
     def _work(self, *, may_judge: bool) -> AlertReport:
-        raised = _told_raised(self._alerts.raise_parked())
+        parked, moved_on = self._parked.look()
+        unknown, settled = self._unknowns.look()
+        raised = _told_raised(parked) + _told_raised(unknown)
+        closed = _told_closed(moved_on) + _told_closed(settled)
         if may_judge:
             raised += _told_raised(self._alerts.raise_overdue(self._patience))
             raised += _told_raised(self._alerts.raise_silent(self._patience))
-        unknown, known = self._unknowns.look()
-        raised += _told_raised(unknown)
-        closed = _told_closed(known) + _told_closed(self._alerts.close_parked())
         closed += _told_closed(self._alerts.close_overdue(self._patience))
         closed += _told_closed(self._alerts.close_silent(self._patience))
         sent, not_sent = self._send_due() if self._sinks else (0, 0)

@@ -14,7 +14,7 @@ from orchestrator.storage.alerts import Alert, AlertKind, Alerts
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.unsettled import Unsettled, unsettled
 
-PAGE = 100
+PAGE = 200
 LOOKS = 15
 """How often to look while an unknown grows too old: at 15 minutes, once a minute."""
 
@@ -44,10 +44,11 @@ class UnknownWatch:
 
     def _raise(self) -> list[Alert]:
         page = self._alerts.may_be_unsettled(self._age, self._raised_to, PAGE)
-        self._raised_to = page[-1] if len(page) == PAGE else START
+        self._raised_to = page[-1][0] if len(page) == PAGE else START
         return [
             alert
-            for saga_id in page
+            for saga_id, may_be in page
+            if may_be
             for found in self._unsettled(saga_id) or ()
             for alert in self._alerts.raise_unknown(saga_id, found, self._age)
         ]

@@ -11,7 +11,8 @@ from uuid import UUID
 import pytest
 
 from orchestrator.state import State
-from orchestrator.storage.alerts import MOVED_ON, Alert, Alerts
+from orchestrator.storage.alert_statements import MOVED_ON
+from orchestrator.storage.alerts import Alert, Alerts
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Processes
 from recovery.sweep_loop import KIND
@@ -174,6 +175,17 @@ def test_a_worker_that_does_not_sweep_tells_of_a_silent_sweeper(
 
     told.start_sweeper(SWEEP_SECONDS)
     until(lambda: the_alert(told).closed_by == MOVED_ON, what="the end of the silence")
+
+
+def test_a_hanging_receiver_holds_no_sweep_up(told: Deployment, receiver: Receiver) -> None:
+    told.start_worker(workers_sweep="false")
+    told.variables |= sink(receiver.url)
+    receiver.may_answer.clear()
+    told.start_sweeper(SWEEP_SECONDS)
+    park(told)
+    until(lambda: receiver.open_calls, what="a call")
+    sweeps_pass(told, 4)
+    assert (receiver.open_calls, receiver.calls) == (1, [])
 
 
 def test_a_sweep_from_cron_sends_too(told: Deployment, receiver: Receiver) -> None:

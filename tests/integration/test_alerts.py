@@ -17,7 +17,8 @@ from orchestrator.definition import Retry
 from orchestrator.entries import SagaUnparked, StepSucceeded
 from orchestrator.errors import LogUnavailableError, OutcomeUnknown, Terminal
 from orchestrator.state import State
-from orchestrator.storage.alerts import MOVED_ON, Alert, AlertKind, Alerts
+from orchestrator.storage.alert_statements import MOVED_ON
+from orchestrator.storage.alerts import Alert, AlertKind, Alerts
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Processes
 from orchestrator.storage.rows import Closing
@@ -25,8 +26,7 @@ from recovery.alerts import unknowns
 from recovery.alerts.loop import AlertLoop
 from recovery.alerts.notifier import AlertReport, Notifier
 from recovery.alerts.sinks import NotSentError, Sink
-from recovery.sweep_loop import SweepLoop, sweeper_process
-from recovery.sweeper import Sweeper
+from recovery.sweep_loop import sweeper_process
 from tests.histories import doing, saga
 from tests.integration.engine import Engine, events, read_only, wait_until
 
@@ -189,6 +189,42 @@ def test_acknowledged_means_silence_until_it_parks_again(engine: Engine, alerts:
     assert len(alerts.raise_parked()) == 1
 
 
+def test_a_later_look_finds_what_has_changed_since(engine: Engine) -> None:
+    one = notifier(engine)
+    assert one.run_once() == AlertReport()
+    saga_id = park(engine)
+    assert one.run_once() == AlertReport(raised=1)
+    unpark(engine, saga_id)
+    assert engine.finish(saga_id) == State.FAILED_COMPENSATION
+    assert one.run_once() == AlertReport(raised=1, closed=1)
+
+
+def test_now_and_then_everything_is_looked_at(engine: Engine) -> None:
+    one = notifier(engine)
+    one.run_once()
+    park(engine)
+    engine.sql("UPDATE amends.saga SET updated_at = clock_timestamp() - interval '1 h'")
+    assert one.run_once() == AlertReport()
+    one._parked._next_whole_look = 0.0
+    assert one.run_once() == AlertReport(raised=1)
+
+
+def test_a_mass_of_parked_sagas_is_told_of_bit_by_bit(engine: Engine) -> None:
+    one = notifier(engine)
+    one.run_once()
+    park(engine)
+    columns = "definition, version, definition_hash, fingerprint, state, seq, due_at, attributes"
+    engine.sql(
+        "WITH more AS ("  # noqa: S608 - a test's own names
+        f"  INSERT INTO amends.saga (id, key, {columns})"
+        f"  SELECT gen_random_uuid(), 'copy-' || n, {columns}"
+        "  FROM amends.saga, generate_series(1, 1199) n RETURNING id) "
+        "INSERT INTO amends.saga_log (saga_id, seq, kind, data) SELECT more.id, l.seq, kind, data "
+        "FROM more, amends.saga_log l WHERE l.kind = 'SagaParked'"
+    )
+    assert [one.run_once().raised for _ in range(3)] == [1000, 200, 0]
+
+
 # -- sending ---------------------------------------------------------------------------------------
 
 
@@ -299,6 +335,13 @@ def test_a_slow_sender_does_not_overwrite_what_a_later_one_noted(
     assert alert.last_error is None
 
 
+def test_an_alert_of_a_newer_version_is_left_to_it(engine: Engine, alerts: Alerts) -> None:
+    park(engine)
+    alerts.raise_parked()
+    engine.sql("UPDATE amends.alert SET kind = 'moon_is_full'")
+    assert alerts.take() is None
+
+
 def test_without_a_sink_alerts_are_rows_and_log_lines(engine: Engine, alerts: Alerts) -> None:
     saga_id = park(engine)
     with events() as heard:
@@ -317,15 +360,13 @@ def lost_for(engine: Engine, seconds: float, key: str = "order-1") -> UUID:
     """A saga whose first step has been unknown for so long: the log's own times are moved."""
     saga_id = engine.client.start("shop", {"amount": 1}, key=key).id
     engine.work()
-    with engine.pool.begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE amends.saga_log DISABLE TRIGGER USER")
-        connection.execute(
-            sqlalchemy.text(
-                "UPDATE amends.saga_log SET recorded_at = clock_timestamp() - :age * interval '1 s'"
-                " WHERE saga_id = :id AND kind = 'StepUnknown'"
-            ),
-            {"age": seconds, "id": saga_id},
-        )
+    past = "clock_timestamp() - :age * interval '1 s'"
+    engine.sql("ALTER TABLE amends.saga_log DISABLE TRIGGER USER")
+    for change in (
+        f"saga SET created_at = {past} WHERE id = :id",
+        f"saga_log SET recorded_at = {past} WHERE saga_id = :id AND kind = 'StepUnknown'",
+    ):
+        engine.sql(f"UPDATE amends.{change}", age=seconds, id=saga_id)
     return saga_id
 
 
@@ -482,35 +523,6 @@ def test_the_loop_outlives_a_server_that_became_read_only(
             wait_until(lambda: "alert.failed" in dict(heard))
         park(engine)
         wait_until(lambda: kinds(alerts) == ["saga_parked"])
-
-
-def test_a_hanging_receiver_holds_no_sweep_up(engine: Engine) -> None:
-    park(engine)
-    is_asked, may_answer = threading.Event(), threading.Event()
-
-    class Hanging:
-        def send(self, alert_id: UUID, body: str) -> None:  # noqa: ARG002 - the protocol's
-            is_asked.set()
-            may_answer.wait(30)
-
-    reports: list[object] = []
-    database = Database(engine.pool)
-    loop = SweepLoop(
-        Sweeper(engine.coordinator, database),
-        database,
-        definitions=engine.coordinator.definitions,
-        interval_seconds=0.05,
-        on_report=reports.append,
-    )
-    sweeping = threading.Thread(target=loop.run, daemon=True)
-    with AlertLoop(notifier(engine, Hanging()).run_once, pause_seconds=0.01):
-        sweeping.start()
-        assert is_asked.wait(20)
-        before = len(reports)
-        wait_until(lambda: len(reports) > before + 3)
-        may_answer.set()
-    loop.stop()
-    sweeping.join(20)
 
 
 # -- roles -----------------------------------------------------------------------------------------
