@@ -81,6 +81,7 @@ saga = Table(
     CheckConstraint("(parent_id IS NULL) = (parent_step IS NULL)", name="saga_parent_whole"),
     Index("saga_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     Index("saga_created", "created_at", "id"),
+    Index("saga_put_off", "definition_hash", postgresql_where=text("look_count > 0")),
     Index("saga_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
     Index(
         "saga_parked",

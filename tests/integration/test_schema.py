@@ -254,7 +254,8 @@ def _as_role(role: str) -> Any:
     return connected
 
 
-MOVING = ("seq", "look_count", "step", "direction", "attempt", "last_error", "updated_at")
+MOVING = ("seq", "step", "direction", "attempt", "last_error", "updated_at")
+"""Not `look_count`: it changes only together with `due_at`, which is in an index anyway."""
 
 
 def test_no_index_of_saga_holds_a_column_that_moves_while_it_runs(database: str) -> None:
