@@ -155,7 +155,9 @@ def _after(payment: Payment | None, movement: Movement) -> Payment | None:
             confirmed = movement.answer != UNCONFIRMED
             return replace(payment, status=status, is_confirmed=confirmed, refusal=None)
         case ChargeStatus.AUTHORIZED:
-            return replace(payment, status=status, authorized_at=movement.at, is_confirmed=True)
+            return replace(
+                payment, status=status, authorized_at=movement.at, is_confirmed=True, refusal=None
+            )
         case ChargeStatus.DECLINED:
             return replace(payment, status=status, refusal=movement.answer, is_confirmed=True)
         case ChargeStatus.CAPTURED:

@@ -1,5 +1,6 @@
 """Calls that tests make to a sandbox, and peers that are none."""
 
+import re
 import socket
 import threading
 import time
@@ -51,13 +52,17 @@ def is_open(judge: SandboxJudge, order: str) -> bool:
 
 
 @contextmanager
-def scripted_peer(speak: Callable[[socket.socket], None]) -> Iterator[str]:
+def scripted_peer(
+    speak: Callable[[socket.socket], None], heard: list[bytes] | None = None
+) -> Iterator[str]:
     """A peer that takes one connection, reads the request and then does what `speak` does."""
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
-            connection.recv(65536)
+            request = _whole_request(connection)
+            if heard is not None:
+                heard.append(request)
             speak(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -65,3 +70,13 @@ def scripted_peer(speak: Callable[[socket.socket], None]) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread.join()
+
+
+def _whole_request(connection: socket.socket) -> bytes:
+    request = b""
+    while True:
+        head, separator, body = request.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if separator and len(body) >= (int(length[1]) if length else 0):
+            return request
+        request += connection.recv(65536)
