@@ -34,7 +34,7 @@ OURS = ("steps.checkout",)
 """Always registered: the project's own saga."""
 
 SPARE_CONNECTIONS = 4
-"""Beside one per thread: heartbeat, sweeper, starts, and one for luck."""
+"""Beside one per thread: heartbeat, sweeper, alerts and starts."""
 
 CLIENT_CONNECTIONS = 5
 

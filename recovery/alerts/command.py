@@ -29,24 +29,25 @@ class CommandSink:
 
     def send(self, alert_id: UUID, body: str) -> None:  # noqa: ARG002 - the body has it too
         """Run the program on `body`; only exit code 0 means that it took it."""
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
-            given.write(body.encode())
-            given.seek(0)
-            code = self._run(given, said)
-            if code:
-                raise NotSentError(f"{self._command[0]} exited with {code}{_complaint(said)}")
+        try:
+            with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
+                given.write(body.encode())
+                given.seek(0)
+                code = self._run(given, said)
+                complaint = _complaint(said)
+        except OSError as error:
+            raise NotSentError(f"{self._command[0]} did not run: {error.strerror}") from error
+        if code:
+            raise NotSentError(f"{self._command[0]} exited with {code}{complaint}")
 
     def _run(self, given: IO[bytes], said: IO[bytes]) -> int:
-        try:
-            process = subprocess.Popen(  # noqa: S603 - the operator's own setting, and no shell
-                self._command,
-                stdin=given,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise NotSentError(f"{self._command[0]} did not start: {error.strerror}") from error
+        process = subprocess.Popen(  # noqa: S603 - the operator's own setting, and no shell
+            self._command,
+            stdin=given,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
         try:
             return process.wait(self._timeout)
         except subprocess.TimeoutExpired as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import UTC
 
 from orchestrator.entries import Json, Recorded
 from orchestrator.money_at_risk import money_at_risk
@@ -19,7 +20,7 @@ def message(alert: Alert, entries: Iterable[Recorded] | None) -> dict[str, Json]
     """
     return {
         "type": f"amends.{alert.kind}",
-        "timestamp": alert.raised_at.isoformat(),
+        "timestamp": alert.raised_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "data": {"id": str(alert.id), **alert_values(alert, entries)},
     }
 

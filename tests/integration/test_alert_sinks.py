@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -125,6 +126,14 @@ def test_a_program_that_fails_has_not_taken_it() -> None:
 def test_a_program_that_is_not_there_has_not_taken_it() -> None:
     with pytest.raises(NotSentError, match="No such file"):
         CommandSink(["/nowhere/pager"]).send(uuid4(), BODY)
+
+
+def test_a_machine_without_room_for_the_alert_has_not_sent_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "read-only"))
+    with pytest.raises(NotSentError, match="did not run"):
+        CommandSink(["true"]).send(uuid4(), BODY)
 
 
 def test_a_program_that_never_ends_is_killed_with_its_children(tmp_path: Path) -> None:

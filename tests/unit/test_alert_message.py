@@ -63,7 +63,7 @@ def test_a_parked_saga_tells_where_what_how_much_and_what_to_do() -> None:
     told = message(alert(AlertKind.SAGA_PARKED), ENTRIES)
     assert told == {
         "type": "amends.saga_parked",
-        "timestamp": "2026-11-24T09:00:00+00:00",
+        "timestamp": "2026-11-24T09:00:00Z",
         "data": {
             "id": "00000000-0000-0000-0000-000000000007",
             "kind": "saga_parked",
