@@ -8,21 +8,25 @@ from datetime import UTC
 
 from orchestrator.entries import Json, Recorded
 from orchestrator.money_at_risk import money_at_risk
+from orchestrator.redaction import redact_dict
 from orchestrator.storage.alerts import Alert, AlertKind
 
 
 def message(alert: Alert, entries: Iterable[Recorded] | None) -> dict[str, Json]:
-    """Return an alert in the form that Standard Webhooks recommends.
+    """Return an alert in the form that Standard Webhooks recommends, without card data.
 
     Args:
         alert: as it was raised.
         entries: its saga's whole log; None when it has no saga, or the log cannot be read.
     """
-    return {
-        "type": f"amends.{alert.kind}",
-        "timestamp": alert.raised_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "data": {"id": str(alert.id), **alert_values(alert, entries)},
-    }
+    told: dict[str, Json] = redact_dict(
+        {
+            "type": f"amends.{alert.kind}",
+            "timestamp": alert.raised_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            "data": {"id": str(alert.id), **alert_values(alert, entries)},
+        }
+    )
+    return told
 
 
 def alert_values(alert: Alert, entries: Iterable[Recorded] | None) -> dict[str, Json]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -92,6 +93,16 @@ def test_nothing_of_the_payload_or_of_a_result_leaves(kind: AlertKind) -> None:
     text = json.dumps(message(alert(kind), ENTRIES))
     assert "4242" not in text
     assert "Ada" not in text
+
+
+def test_a_card_number_in_a_question_does_not_leave() -> None:
+    asked = replace(
+        alert(AlertKind.SAGA_PARKED),
+        data=DATA[AlertKind.SAGA_PARKED] | {"question": "Was 4242424242424242 charged?"},
+    )
+    question = message(asked, ENTRIES)["data"]["question"]
+    assert question.startswith("Was ")
+    assert "4242424242424242" not in question
 
 
 def test_a_log_that_cannot_be_read_leaves_the_amount_open() -> None:
