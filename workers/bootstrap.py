@@ -7,6 +7,7 @@ them, and a fork starts with none.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import weakref
@@ -154,7 +155,8 @@ def build_coordinator(
 def _outside_parts(settings: Settings, database: Database) -> Mapping[type, Callable[[], Any]]:
     """How to build what steps ask for; each at its first use in a process."""
     factories: dict[type, Callable[[], Any]] = {ShopDatabase: lambda: ShopDatabase(database.engine)}
-    if settings.gateway_url is not None:
+    if settings.has_gateway:
+        _check_gateway(settings)
         factories[PaymentGateway] = lambda: payment_gateway(settings)
     if settings.carrier_url is not None or settings.gateway_url is not None:
         factories[Carrier] = lambda: carrier(settings)
@@ -165,13 +167,39 @@ def payment_gateway(settings: Settings) -> PaymentGateway:
     """Return the payment gateway.
 
     Raises:
-        SettingsError: no gateway is set.
+        SettingsError: no gateway is set, or Stripe without its key or its client.
     """
+    _check_gateway(settings)
+    if settings.gateway == "stripe":
+        return _stripe(settings)
     from steps.gateways.sandbox.client import SandboxGateway  # noqa: PLC0415 - an HTTP library
 
     if settings.gateway_url is None:
         raise SettingsError("no payment gateway: set AMENDS_GATEWAY_URL")
     return SandboxGateway(settings.gateway_url, timeout=settings.gateway_timeout)
+
+
+def _check_gateway(settings: Settings) -> None:
+    """Refuse at the start of a worker what would otherwise fail in the middle of an order."""
+    if settings.gateway != "stripe":
+        return
+    key = settings.require_stripe_key()
+    if importlib.util.find_spec("stripe") is None:
+        raise SettingsError('AMENDS_GATEWAY=stripe needs its client: pip install "amends[stripe]"')
+    url = settings.gateway_url or ""
+    if "_live_" in key and url and not url.startswith("https://"):
+        raise SettingsError("a live key of Stripe goes over https only: unset AMENDS_GATEWAY_URL")
+
+
+def _stripe(settings: Settings) -> PaymentGateway:
+    from steps.gateways.stripe.client import STRIPE_URL, StripeGateway  # noqa: PLC0415 - an extra
+
+    return StripeGateway(
+        settings.require_stripe_key(),
+        timeout=settings.gateway_timeout,
+        base_url=settings.gateway_url or STRIPE_URL,
+        return_url=settings.stripe_return_url,
+    )
 
 
 def carrier(settings: Settings) -> Carrier:

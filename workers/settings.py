@@ -52,7 +52,10 @@ class Settings(BaseSettings):
         broker_profile: ``fast`` acknowledges at once and lets the sweep find what a killed worker
             had fetched; ``redeliver`` has the broker deliver that again (always so on RabbitMQ).
         sagas: modules whose saga definitions are registered beside ``steps.checkout``.
+        gateway: whose form the payment gateway speaks: the sandbox's own, or Stripe's.
         gateway_url, carrier_url: the payment gateway and, if elsewhere, the carrier.
+        stripe_key: a secret or restricted key of the Stripe account.
+        stripe_return_url: where Stripe sends a payer after a challenge.
         gateway_timeout_seconds: the longest one call to them may take.
         lease_seconds: how long a claimed attempt lives without a sign of its worker.
         sweep_seconds: how often a worker looks for what nobody is moving.
@@ -90,6 +93,9 @@ class Settings(BaseSettings):
     )
     broker_profile: Literal["fast", "redeliver"] = "fast"
     sagas: Names = ()
+    gateway: Literal["sandbox", "stripe"] = "sandbox"
+    stripe_key: str | None = Field(None, repr=False)
+    stripe_return_url: str | None = None
     gateway_url: str | None = None
     carrier_url: str | None = None
     gateway_timeout_seconds: float = Field(10.0, gt=0)
@@ -195,6 +201,11 @@ class Settings(BaseSettings):
         return self.alert_missed_sweeps * self.sweep_seconds + SWEEP_SLACK_SECONDS
 
     @property
+    def has_gateway(self) -> bool:
+        """Whether a payment gateway is chosen; Stripe needs no URL."""
+        return self.gateway == "stripe" or self.gateway_url is not None
+
+    @property
     def is_redis(self) -> bool:
         """Whether the broker speaks Redis' protocol."""
         return self.broker_url is not None and self.broker_url.startswith(
@@ -213,6 +224,16 @@ class Settings(BaseSettings):
                 "for example postgresql://user:password@host/name"
             )
         return self.database_url
+
+    def require_stripe_key(self) -> str:
+        """Return the key of the Stripe account.
+
+        Raises:
+            SettingsError: none is set.
+        """
+        if self.stripe_key is None:
+            raise SettingsError("no key for Stripe: set AMENDS_STRIPE_KEY")
+        return self.stripe_key
 
     def require_broker_url(self) -> str:
         """Return the broker's URL.

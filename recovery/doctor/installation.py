@@ -71,7 +71,7 @@ def settings(known: Settings) -> Iterator[Finding]:
             f"not set: {', '.join(missing)}",
             "set them in the environment, in .env, or as files named by NAME_FILE",
         )
-    elif known.gateway_url is None:
+    elif not known.has_gateway:
         yield warn(
             "settings",
             "no gateway: the checkout cannot run here",

@@ -59,7 +59,7 @@ class ShipBody(_Body):
 
 def fingerprint_of(command: Command) -> str:
     """Hash of everything a replay must repeat: the operation and all its parameters."""
-    parameters = (
+    parameters: list[object] = [
         command.operation.value,
         command.order_reference,
         command.payment_reference,
@@ -67,9 +67,9 @@ def fingerprint_of(command: Command) -> str:
         command.currency,
         command.token,
         command.destination,
-        command.confirms,
-        sorted(command.notes.items()),
-    )
+    ]
+    if command.notes or not command.confirms:  # what the gateway's own form never has
+        parameters += [command.confirms, sorted(command.notes.items())]
     return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()
 
 

@@ -1,0 +1,146 @@
+"""Whole checkouts that are paid through Stripe, built as a deployment builds them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+import pytest
+import sqlalchemy
+
+from orchestrator.client import SagaClient
+from orchestrator.coordinator import Coordinator
+from orchestrator.definitions import Definitions
+from orchestrator.doorbell import SilentDoorbell
+from orchestrator.state import State
+from orchestrator.storage.database import Database, create_engine
+from steps.checkout import checkout
+from steps.gateways.sandbox.judge import OrderTotals, SandboxJudge
+from steps.gateways.sandbox.process import SandboxProcess
+from steps.storage import stock
+from tests.integration.engine import wait_until
+from tests.servers import Databases
+from workers.bootstrap import build_coordinator
+from workers.settings import Settings
+
+PRICE = 2933
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shop:
+    """A client and one worker in this process, whose gateway is Stripe."""
+
+    engine: sqlalchemy.Engine
+    client: SagaClient
+    coordinator: Coordinator
+
+    def sells(self, order: str, card: str = "pm_card_visa") -> State:
+        """Run the order's checkout to its end."""
+        stock.restock(self.engine, order, 10)
+        payload = {
+            "order_id": order,
+            "customer_id": "C-7",
+            "sku": order,
+            "units": 2,
+            "amount_minor": PRICE,
+            "currency": "EUR",
+            "payment_method": card,
+        }
+        saga_id = self.client.start(checkout, payload, key=order).id
+        wait_until(lambda: self._has_ended(saga_id))
+        return self.client.get(saga_id).state
+
+    def _has_ended(self, saga_id: UUID) -> bool:
+        found = self.client.get(saga_id)
+        if found.is_terminal or found.is_parked:
+            return True
+        snapshot = self.coordinator.log.read(saga_id)
+        assert snapshot is not None
+        for each in snapshot.attempts:
+            claim = self.coordinator.claim(each.id)
+            while claim is not None:
+                claim = self.coordinator.execute(claim, lambda _queue: True)
+        return False
+
+
+@pytest.fixture(scope="module")
+def shop(databases: Databases, sandbox: SandboxProcess) -> Iterator[Shop]:
+    url = databases.create()
+    engine: sqlalchemy.Engine = create_engine(url, pool_size=5)
+    settings = Settings.load(
+        gateway="stripe",
+        stripe_key="sk_test_not_a_real_key",
+        gateway_url=sandbox.base_url,
+        carrier_url=sandbox.base_url,
+    )
+    definitions = Definitions([checkout])
+    yield Shop(
+        engine=engine,
+        client=SagaClient(engine, definitions=definitions),
+        coordinator=build_coordinator(
+            settings,
+            database=Database(engine),
+            doorbell=SilentDoorbell(),
+            definitions=definitions,
+            owner=lambda: "this process",
+        ),
+    )
+    engine.dispose()
+    databases.drop(url)
+
+
+def totals_of(judge: SandboxJudge, order: str) -> OrderTotals:
+    totals = judge.totals_of(order)
+    assert totals is not None
+    return totals
+
+
+def test_an_order_is_paid_through_stripe_and_shipped(
+    shop: Shop, judge: SandboxJudge, order: str
+) -> None:
+    assert shop.sells(order) is State.COMPLETED
+
+    totals = totals_of(judge, order)
+    assert (totals.kept_minor, totals.open_holds_count, totals.shipments_count) == (PRICE, 0, 1)
+
+
+def test_a_declined_order_is_taken_back(shop: Shop, judge: SandboxJudge, order: str) -> None:
+    assert shop.sells(order, "pm_card_chargeDeclined") is State.COMPENSATED
+
+    assert judge.totals_of(order) is None
+
+
+def test_a_refused_parcel_gives_the_money_back(shop: Shop, judge: SandboxJudge, order: str) -> None:
+    judge.script("refuse", order_reference=order, operation="ship")
+
+    assert shop.sells(order) is State.COMPENSATED
+    totals = totals_of(judge, order)
+    assert totals.is_clean
+    assert (totals.captured_minor, totals.refunded_minor) == (PRICE, PRICE)
+
+
+@pytest.mark.parametrize("operation", ["authorize", "capture"])
+@pytest.mark.parametrize(
+    ("fault", "options"),
+    [
+        ("drop_after", {}),
+        ("error_after", {}),
+        ("error_before", {}),
+        ("rate_limited", {}),
+        ("stored_500", {"lands": True}),
+    ],
+)
+def test_whatever_happens_to_an_answer_the_payer_is_charged_once(
+    shop: Shop,
+    judge: SandboxJudge,
+    order: str,
+    operation: str,
+    fault: str,
+    options: dict[str, bool],
+) -> None:
+    judge.script(fault, order_reference=order, operation=operation, **options)
+
+    assert shop.sells(order) is State.COMPLETED
+
+    totals = totals_of(judge, order)
+    assert (totals.authorizations_count, totals.captures_count) == (1, 1)
+    assert (totals.kept_minor, totals.open_holds_count) == (PRICE, 0)
