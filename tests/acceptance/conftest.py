@@ -1,3 +1,4 @@
 """Fixtures of the tests that use everything as its users do."""
 
+from tests.bank import bank  # noqa: F401 - a fixture
 from tests.deployment import deployment  # noqa: F401 - a fixture
