@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -223,9 +224,17 @@ def test_a_kept_claim_outlives_its_lease(store: IdempotencyStore) -> None:
 
 
 def test_no_claim_is_kept_beyond_its_timeout(store: IdempotencyStore) -> None:
-    claim = taken(store, claim_of(lease_seconds=SHORT, timeout_seconds=2 * SHORT))
+    claim = taken(store, claim_of(lease_seconds=3 * SHORT, timeout_seconds=3.5 * SHORT))
+    ends_at = record(store, claim).claimed_at + timedelta(seconds=3.5 * SHORT + 0.01)
+
+    def is_over() -> bool:
+        before = datetime.now(UTC)
+        found = record(store, claim)
+        assert before + timedelta(seconds=found.lease_left_seconds or 0.0) <= ends_at
+        return found.state is IdempotencyState.UNKNOWN
+
     with store.kept(claim):
-        until(lambda: record(store, claim).state is IdempotencyState.UNKNOWN)
+        until(is_over)
 
 
 # -- settling --------------------------------------------------------------------------------------
