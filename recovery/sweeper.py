@@ -19,7 +19,12 @@ from orchestrator.entries import UnknownReason
 from orchestrator.errors import HistoryError
 from orchestrator.instrumentation import emit
 from orchestrator.state import PARKED
-from orchestrator.storage.attempts import BLIND_PATIENCE_SECONDS, Attempts, DueSaga
+from orchestrator.storage.attempts import (
+    BLIND_PATIENCE_SECONDS,
+    LOOK_BATCH,
+    Attempts,
+    DueSaga,
+)
 from orchestrator.storage.database import Database
 from orchestrator.storage.rows import RING_PATIENCE_SECONDS, OpenAttempt
 
@@ -27,7 +32,6 @@ BATCH = 500
 MAX_ROUNDS = 40
 """One sweep does at most this many batches of a kind, so that it ends under any load."""
 
-LOOK_BATCH = 100
 LOOK_BUDGET_SECONDS = 2.0
 """Looking is the patient part of a sweep: what is left over comes due again in the next ones."""
 
@@ -167,7 +171,7 @@ class Sweeper:
         report = SweepReport()
         until = time.monotonic() + LOOK_BUDGET_SECONDS
         while True:
-            due = self._attempts.due_sagas(self._hashes, LOOK_BATCH)
+            due = self._attempts.due_sagas(self._hashes)
             report += self._look_at_each(due)
             if len(due) < LOOK_BATCH or time.monotonic() > until:
                 return report

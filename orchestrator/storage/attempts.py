@@ -20,6 +20,10 @@ from orchestrator.storage.rows import RING_PATIENCE_SECONDS, AttemptId, OpenAtte
 BLIND_PATIENCE_SECONDS = 900.0
 """How long a ring is trusted while the depth of its queue cannot be read."""
 
+LOOK_BATCH = 100
+"""So many due sagas are taken at once. Written into the statement: a limit that Postgres does not
+know it guesses as a tenth of the table, and then it plans anew each time."""
+
 LOOKING_SECONDS = 10.0
 """How long one sweeper has a due saga to itself."""
 
@@ -138,7 +142,7 @@ WITH picked AS (
         OR NOT EXISTS (SELECT FROM amends.process p
             WHERE p.seen_at > clock_timestamp() - make_interval(secs => {SEEN_SECONDS})
                 AND s.definition_hash = ANY(p.definition_hashes)))
-    ORDER BY s.due_at LIMIT %(limit)s
+    ORDER BY s.due_at LIMIT {LOOK_BATCH}
     FOR UPDATE SKIP LOCKED
 )
 UPDATE amends.saga s SET
@@ -267,10 +271,9 @@ class Attempts:
         values = {**_named(rings), "patience": patience_seconds}
         self._database.run(TRUST, values, writes="sweep.commit")
 
-    def due_sagas(self, hashes: Sequence[str], limit: int) -> list[DueSaga]:
-        """Take sagas whose time has come; a foreign one is put off, longer each time."""
-        values = {"hashes": list(hashes), "limit": limit}
-        rows = self._database.run(DUE, values, writes="sweep.commit")
+    def due_sagas(self, hashes: Sequence[str]) -> list[DueSaga]:
+        """Take up to 100 sagas whose time has come; a foreign one is put off, longer each time."""
+        rows = self._database.run(DUE, {"hashes": list(hashes)}, writes="sweep.commit")
         return [
             DueSaga(
                 id=row[0],

@@ -15,7 +15,7 @@ from orchestrator.doorbell import DoorbellError, Ring
 from orchestrator.entries import UnknownReason
 from orchestrator.errors import Wait
 from orchestrator.seam import intercepted
-from orchestrator.storage.attempts import BLIND_PATIENCE_SECONDS
+from orchestrator.storage.attempts import BLIND_PATIENCE_SECONDS, LOOK_BATCH
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Process, Processes
 from orchestrator.storage.rows import Closing
@@ -188,12 +188,12 @@ def test_a_mass_of_due_sagas_does_not_delay_a_take_over(make: Make) -> None:
 
 
 def test_a_sweep_looks_only_for_so_long(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "LOOK_BATCH", 10)
     monkeypatch.setattr(sweeping, "LOOK_BUDGET_SECONDS", 0.0)
     engine = make()
-    start_many(engine, 30)
+    start_many(engine, 3 * LOOK_BATCH)
     engine.sql("UPDATE amends.saga SET due_at = clock_timestamp()")
-    assert [sweeper(engine).run_once().looked for _ in range(4)] == [10, 10, 10, 0]
+    looked = [sweeper(engine).run_once().looked for _ in range(4)]
+    assert looked == [LOOK_BATCH, LOOK_BATCH, LOOK_BATCH, 0]
 
 
 def test_sagas_started_together_are_not_due_together(make: Make) -> None:
