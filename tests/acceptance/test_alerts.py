@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -15,6 +16,8 @@ from orchestrator.storage.alert_statements import MOVED_ON
 from orchestrator.storage.alerts import Alert, Alerts
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Processes
+from recovery.alerts.sinks import SEND_SECONDS
+from recovery.alerts.webhook import CONNECT_SECONDS
 from recovery.sweep_loop import KIND
 from tests.acceptance.pledge import PLEDGE
 from tests.alert_receiver import SECRET, Receiver
@@ -184,8 +187,9 @@ def test_a_hanging_receiver_holds_no_sweep_up(told: Deployment, receiver: Receiv
     told.start_sweeper(SWEEP_SECONDS)
     park(told)
     until(lambda: receiver.open_calls, what="a call")
+    began = time.monotonic()
     sweeps_pass(told, 4)
-    assert (receiver.open_calls, receiver.calls) == (1, [])
+    assert time.monotonic() - began < SEND_SECONDS - CONNECT_SECONDS  # the call is still open
 
 
 def test_a_sweep_from_cron_sends_too(told: Deployment, receiver: Receiver) -> None:

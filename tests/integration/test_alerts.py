@@ -210,8 +210,6 @@ def test_now_and_then_everything_is_looked_at(engine: Engine) -> None:
 
 
 def test_a_mass_of_parked_sagas_is_told_of_bit_by_bit(engine: Engine) -> None:
-    one = notifier(engine)
-    one.run_once()
     park(engine)
     columns = "definition, version, definition_hash, fingerprint, state, seq, due_at, attributes"
     engine.sql(
@@ -222,6 +220,8 @@ def test_a_mass_of_parked_sagas_is_told_of_bit_by_bit(engine: Engine) -> None:
         "INSERT INTO amends.saga_log (saga_id, seq, kind, data) SELECT more.id, l.seq, kind, data "
         "FROM more, amends.saga_log l WHERE l.kind = 'SagaParked'"
     )
+    engine.sql("UPDATE amends.saga SET updated_at = clock_timestamp() - interval '1 h'")
+    one = notifier(engine)
     assert [one.run_once().raised for _ in range(3)] == [1000, 200, 0]
 
 
