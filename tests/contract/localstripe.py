@@ -86,6 +86,7 @@ CANNOT_HOLD = {
     "test_a_failed_challenge_is_a_decline": _NO_CHALLENGE,
     "test_a_challenge_that_the_payer_let_lapse_is_a_decline": _NO_CHALLENGE,
     "test_an_open_challenge_can_be_called_off": _NO_CHALLENGE,
+    "test_calling_off_what_was_never_held_moves_no_money": _NO_CHALLENGE,
     "test_a_pending_refund_ends_later": _NO_FAULTS,
     "test_a_failed_refund_can_be_tried_again": _NO_FAULTS,
     "test_a_payment_is_found_by_each_of_its_names": _NO_SEARCH,

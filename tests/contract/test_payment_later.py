@@ -65,6 +65,19 @@ def test_an_open_challenge_can_be_called_off(order: Order, judge: SandboxJudge) 
     assert judge.totals_of(order.reference) is None
 
 
+def test_calling_off_what_was_never_held_moves_no_money(order: Order) -> None:
+    with pytest.raises(AuthenticationRequiredError):
+        order.authorize("challenge")
+    released = order.void(order.found())
+
+    assert not [
+        line
+        for day in {released.created_at.date(), datetime.now(UTC).date()}
+        for line in order.gateway.list(day, timeout_seconds=LONG)
+        if line.payment_reference == released.reference
+    ]
+
+
 # Refunds live on.
 
 

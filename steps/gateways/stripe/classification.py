@@ -53,7 +53,10 @@ REPLAYED_HEADER: Final = "idempotent-replayed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """What Stripe's error object says, in so far as it says it."""
+    """What Stripe's error object says, in so far as it says it.
+
+    `message` may quote what was sent: only that of a decline, written for the payer, is shown.
+    """
 
     status: int
     kind: str
@@ -204,7 +207,7 @@ def _refusal_of(error: stripe.StripeError) -> Refusal:
         code=str(fields.get("code") or ""),
         decline_code=str(fields.get("decline_code") or ""),
         param=str(fields.get("param") or ""),
-        message=str(fields.get("message") or "") if error.http_status == 402 else "",  # noqa: PLR2004 - written for payers
+        message=str(fields.get("message") or ""),
         is_replayed=headers.get(REPLAYED_HEADER) == "true",
         retry_after=timedelta(seconds=int(retry_after)) if retry_after.isdecimal() else None,
         request_id=str(headers.get("request-id", "")),
