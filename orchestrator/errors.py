@@ -31,6 +31,20 @@ class PayloadError(AmendsError):
     """The payload cannot be accepted: not the declared shape, too large, too deep, not JSON."""
 
 
+class CardNumberError(PayloadError):
+    """A card number or security code where something would be stored; nothing was written.
+
+    `field` says where, as a path like ``payload.note``; the value is nowhere in the error.
+    """
+
+    def __init__(self, field: str) -> None:
+        super().__init__(
+            f"{field} holds what looks like a card number or security code, which is never stored; "
+            "send the gateway's token instead"
+        )
+        self.field = field
+
+
 class InvalidKeyError(AmendsError):
     """The saga key is empty, too long or holds characters that a key may not hold."""
 

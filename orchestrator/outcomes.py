@@ -32,7 +32,10 @@ from orchestrator.errors import (
     Terminal,
     Wait,
 )
+from orchestrator.instrumentation import emit
 from orchestrator.payloads import MAX_BYTES, canonical, to_json
+from orchestrator.redaction.text import redact
+from orchestrator.redaction.values import redact_dict, without_card_data
 
 MAX_MESSAGE = 500
 
@@ -68,17 +71,21 @@ def succeeded(step: Step, direction: str, attempt: int, returned: Any) -> StepSu
 
 
 def told(name: str, effect: Effect) -> dict[str, Any]:
-    """Return the fields by which an entry tells of an effect.
+    """Return the fields by which an entry tells of an effect, without card data.
 
     Raises:
         PayloadError: they are not JSON, or larger than 64 kB together.
     """
     result = to_json(effect.value)
-    reference = None if effect.reference is None else printable(str(effect.reference))
+    reference = None if effect.reference is None else _plain(str(effect.reference))
     movements = to_json([each.as_json() for each in effect.movements])
     if len(canonical([result, reference, movements])) > MAX_BYTES:
         raise PayloadError(f"the result of {name} is larger than {MAX_BYTES:,} bytes")
-    return {"result": result, "reference": reference, "movements": movements or None}
+    fields = {"result": result, "reference": reference, "movements": movements or None}
+    shown, places = without_card_data(fields)
+    if places:
+        emit("redaction.applied", step=name, places=places)
+    return dict(shown)
 
 
 def probed(step: Step, attempt: int, returned: Any) -> StepProbed:
@@ -212,7 +219,17 @@ def _message(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text that Postgres can store: no NUL, no half surrogates."""
+    """Return text that may be stored: no NUL, no half surrogates, no card data, no secrets.
+
+    Cut it afterwards: half a card number is none that anybody would find.
+    """
+    shown = redact(text)
+    if shown is not text:
+        emit("redaction.applied", places=["text"])
+    return _plain(shown)
+
+
+def _plain(text: str) -> str:
     return text.replace("\x00", "\\x00").encode(errors="replace").decode()
 
 
@@ -223,7 +240,10 @@ def _safe_details(details: Any) -> Json:
         return {"unreadable": str(error)}
     if len(canonical(readable)) > MAX_BYTES:
         return {"unreadable": f"larger than {MAX_BYTES:,} bytes"}
-    return readable
+    shown = redact_dict(readable)
+    if shown is not readable:
+        emit("redaction.applied", places=["details"])
+    return shown
 
 
 def _retriable(step: Step, direction: str, attempt: int, error: BaseException) -> StepFailed:

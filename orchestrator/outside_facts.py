@@ -39,7 +39,7 @@ from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
 from orchestrator.mover import Mover
 from orchestrator.outcomes import printable, told
-from orchestrator.payloads import MAX_BYTES, canonical, to_json
+from orchestrator.payloads import MAX_BYTES, canonical, refuse_card_data, to_json
 from orchestrator.state import TERMINAL, State
 from orchestrator.storage.complaints import Complaint, complaint_of
 from orchestrator.storage.database import Moved
@@ -100,6 +100,7 @@ class OutsideFacts:
         value = to_json(payload)
         if len(canonical(value)) > MAX_BYTES:
             raise PayloadError(f"the payload of a signal has at most {MAX_BYTES:,} bytes")
+        refuse_card_data({"name": name, "dedup_id": dedup_id, "payload": value}, "signal")
         is_new = self._signals.keep(definition, key, printable(name), printable(dedup_id), value)
         try:
             saga_id = self._signals.deliver(definition=definition, key=key)
@@ -235,6 +236,8 @@ def _check_words(reason: str, actor: str) -> None:
         raise PayloadError("a reason is needed")
     if max(len(reason), len(actor)) > MAX_REASON_LENGTH:
         raise PayloadError(f"reason and actor have at most {MAX_REASON_LENGTH} characters")
+    refuse_card_data(reason, "reason")
+    refuse_card_data(actor, "actor")
 
 
 def _cancel_status(entries: Sequence[Recorded]) -> CancelStatus:

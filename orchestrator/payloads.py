@@ -20,7 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.definition import SagaDefinition
 from orchestrator.entries import Json
-from orchestrator.errors import InvalidKeyError, PayloadError
+from orchestrator.errors import CardNumberError, InvalidKeyError, PayloadError
+from orchestrator.redaction.values import without_card_data
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32
@@ -36,18 +37,32 @@ def validated(definition: SagaDefinition[Any], payload: BaseModel | Mapping[str,
     """Return the payload as the JSON that the log will hold, checked against the definition.
 
     Raises:
+        CardNumberError: a field holds card data.
         PayloadError: not of the declared shape, too large (64 kB), nested deeper than 32, or not
             representable in JSON. The message names the field and never repeats a value.
     """
     given = as_given(payload)
     _check_size(given)
+    refuse_card_data(given, "payload")  # before a validator of the model's can repeat it
     try:
         model = read_back(definition, given)
     except ValidationError as error:
         raise PayloadError(_explain(definition, error)) from None
     whole = to_json(model.model_dump(round_trip=True))
     _check_size(whole)
+    refuse_card_data(whole, "payload")
     return whole
+
+
+def refuse_card_data(value: Json, field: str) -> None:
+    """Let nothing pass that PCI DSS forbids to store, and that no caller means to send.
+
+    Raises:
+        CardNumberError: `value` is or has within it a card number or a security code.
+    """
+    _, places = without_card_data(value)
+    if places:
+        raise CardNumberError(".".join(each for each in (field, places[0]) if each))
 
 
 def read_back(definition: SagaDefinition[Any], payload: Json) -> BaseModel:
@@ -83,6 +98,7 @@ def checked_key(key: object) -> str:
 
     Raises:
         InvalidKeyError: empty, longer than 200 characters, or with control characters.
+        CardNumberError: it holds a card number.
     """
     if not isinstance(key, str) or not key.strip():
         raise InvalidKeyError("a saga needs a key; use the business's own, like the order id")
@@ -90,6 +106,7 @@ def checked_key(key: object) -> str:
         raise InvalidKeyError(f"saga key is {len(key)} characters long; at most {MAX_KEY_LENGTH}")
     if any(not character.isprintable() for character in key):
         raise InvalidKeyError("saga key has control or unprintable characters; remove them")
+    refuse_card_data(key, "key")
     return key
 
 
@@ -97,9 +114,11 @@ def checked_trace(trace: Mapping[str, str]) -> Json:
     """Return trace context as JSON.
 
     Raises:
+        CardNumberError: it holds card data.
         PayloadError: larger than 2 kB: it is a few headers, and written with every saga.
     """
     readable = to_json(trace)
+    refuse_card_data(readable, "trace")
     if len(canonical(readable)) > MAX_TRACE_BYTES:
         raise PayloadError(f"trace context is larger than {MAX_TRACE_BYTES:,} bytes")
     return readable

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.worker.request import Request
+from workers.redacted_request import RedactedRequest
 
 _UNREAD = frozenset(
     {"timelimit", "eta", "expires", "callbacks", "errbacks", "chain", "chord", "group"}
 )
 
 
-class StepRequest(Request):
+class StepRequest(RedactedRequest):
     """Celery's request, for our step tasks, in every pool."""
 
     def __init__(

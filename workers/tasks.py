@@ -22,6 +22,7 @@ START = "amends.start"
 SWEEP = "amends.sweep"
 
 STEP_REQUEST = "workers.step_request:StepRequest"
+START_REQUEST = "workers.redacted_request:RedactedRequest"
 
 START_PATIENCE_SECONDS = 30.0
 """How long a start by message is offered to a database that does not answer."""
@@ -83,7 +84,8 @@ def _register_start(app: Celery, runtime: Callable[[], Runtime], drain: Drain) -
         start_saga(runtime, drain, kwargs)
 
     # This message is not a hint: it holds the only copy of a payload until the saga exists.
-    _add(app, start, START, DEFAULT_QUEUE, acks_late=True, reject_on_worker_lost=True)
+    late = {"acks_late": True, "reject_on_worker_lost": True}
+    _add(app, start, START, DEFAULT_QUEUE, Request=START_REQUEST, **late)
 
 
 def _add(app: Any, function: Callable[..., None], name: str, queue: str, **options: Any) -> None:

@@ -48,6 +48,13 @@ from orchestrator.entries import (
     UnwindingStarted,
 )
 from orchestrator.instrumentation import subscribe
+from orchestrator.redaction import (
+    format_message,
+    install_exception_hooks,
+    install_root_redaction_filter,
+    redact_event,
+    redact_line,
+)
 from workers.settings import Settings
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
@@ -112,6 +119,7 @@ _EVENTS: Mapping[str, int] = {
     "worker.refused": ERROR,
     "worker.waiting_for_database": WARNING,
     "worker.grace_ended": WARNING,
+    "redaction.applied": WARNING,
     "idempotency.unknown": WARNING,
     "idempotency.settled": INFO,
     "idempotency.late_result": WARNING,
@@ -124,7 +132,7 @@ _NOISY = ("celery.app.trace", "celery.worker.strategy", "httpx2", "httpcore2", "
 
 
 def configure(settings: Settings, level: int | None = None) -> None:
-    """Send structlog's and the standard library's records to stderr, in one form.
+    """Send structlog's and the standard library's records to stderr, in one form, and redacted.
 
     Args:
         settings: name the level and the form.
@@ -144,21 +152,29 @@ def configure(settings: Settings, level: int | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     _configure_standard_library(threshold, shared, renderer)
+    logging.captureWarnings(capture=True)  # pydantic's repeat values
+    install_exception_hooks()
     subscribe(LogWriter(threshold))
 
 
 def _renderer(settings: Settings) -> list[Processor]:
-    """Locals are never shown: a frame may hold a payload."""
+    """Fields are redacted before they are rendered, and the line afterwards.
+
+    Locals are never shown: a frame may hold a payload. On a terminal the traceback is plain: a
+    pretty one is wrapped, and half a card number at the end of a line is none that one can find.
+    """
     is_console = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()
     )
     if is_console:
-        plain = structlog.dev.RichTracebackFormatter(show_locals=False)
-        return [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
+        plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        return [redact_event, plain, redact_line]
     frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [
         structlog.processors.ExceptionRenderer(frames),
+        redact_event,
         structlog.processors.JSONRenderer(default=str),
+        redact_line,
     ]
 
 
@@ -171,6 +187,7 @@ def _configure_standard_library(
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(format_message)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(threshold)
@@ -241,7 +258,10 @@ class Logging(CeleryLogging):
     def setup_logging_subsystem(self, loglevel: Any = None, *args: Any, **options: Any) -> Any:
         """Configure logs once per process tree; Celery's ``-l`` wins when it was given."""
         if signals.setup_logging.receivers:
-            return super().setup_logging_subsystem(loglevel, *args, **options)
+            done = super().setup_logging_subsystem(loglevel, *args, **options)
+            install_root_redaction_filter()
+            install_exception_hooks()
+            return done
         app: Any = self.app
         if not self._is_configured:
             self._is_configured = True

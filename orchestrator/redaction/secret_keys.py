@@ -29,7 +29,7 @@ _SHAPES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
             r"(?<![0-9A-Za-z_-])(eyJ[0-9A-Za-z_-]{8,}+\.[0-9A-Za-z_-]{8,}+[0-9A-Za-z_.-]*+)"
         ),
     ),
-    ("://", re.compile(r"://[^\s/:@\"']{0,128}:((?!\[REDACTED)[^\s/@\"']{1,256})@")),
+    ("://", re.compile(r"://[^\s/:@\"']{0,128}:((?!\[REDACTED|password@)[^\s/@\"']{1,256})@")),
 )
 
 

@@ -28,6 +28,7 @@ TOO_MANY: Final = "[REDACTED_SIZE_LIMIT]"
 UNREADABLE: Final = "[REDACTED_UNREADABLE]"
 
 _LONGEST_NAME: Final = 64
+_AMOUNTS: Final = ("amount", "_minor")
 _MOST_BITS: Final = 64
 """Nineteen digits have fewer; a longer integer need not be printed to know that."""
 
@@ -127,6 +128,8 @@ class _Walk:
 
     def _number(self, value: float | Decimal, name: str) -> Any:
         match value:
+            case _ if name.lower().endswith(_AMOUNTS):
+                return value
             case int() if value.bit_length() > _MOST_BITS:
                 return value
             case float() if not (value.is_integer() and abs(value) < 1 << _MOST_BITS):

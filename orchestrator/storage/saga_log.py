@@ -33,6 +33,7 @@ from orchestrator.entries import ENTRY_TYPES, Entry, Json, Outcome, Recorded, de
 from orchestrator.state import TERMINAL, State
 from orchestrator.storage import statements
 from orchestrator.storage.database import Database, LockHeld, Row, run_inside
+from orchestrator.storage.documents import document
 from orchestrator.storage.rows import (
     Advance,
     AttemptId,
@@ -182,7 +183,7 @@ class SagaLog:
             **_closing_values(closing),
             "saga_id": closing.id.saga_id,
             "kind": kind,
-            "data": _dumps(data),
+            "data": document(data),
             "last_error": last_error,
         }
         if connection is not None:
@@ -203,7 +204,7 @@ class SagaLog:
             "states": [each.value for each in states],
             "once": once,
             "kind": kind,
-            "data": _dumps(data),
+            "data": document(data),
         }
         return bool(self._database.run(statements.APPEND_FACT, values, writes="fact.commit"))
 
@@ -267,7 +268,7 @@ def _advance_name(change: Advance) -> str:
 
 def _start_values(sagas: Sequence[NewSaga]) -> dict[str, Any]:
     return {
-        "sagas": _dumps([_new_saga_values(each) for each in sagas]),
+        "sagas": document([_new_saga_values(each) for each in sagas]),
         "schedule": _dumps(
             [
                 {"saga_id": str(saga.id), **_scheduled_values(each)}
@@ -305,7 +306,7 @@ def _advance_values(change: Advance) -> dict[str, Any]:
     return {
         "saga_id": change.saga_id,
         "seq": change.seq,
-        "entries": _dumps([encode(each) for each in change.entries]),
+        "entries": document([encode(each) for each in change.entries]),
         "entry_count": len(change.entries),
         "state": change.state.value,
         "ended": change.state in TERMINAL,

@@ -14,6 +14,8 @@ def main() -> None:
             f"amends: the package {name!r} is taken from {place or 'nowhere'}, not from {ROOT}: "
             "rename what hides it, or take it off PYTHONPATH"
         )
+    from orchestrator.redaction import install_exception_hooks  # noqa: PLC0415 - likewise
     from recovery.cli.program import amends  # noqa: PLC0415 - `import recovery.cli` stays cheap
 
+    install_exception_hooks()
     amends(prog_name="amends")

@@ -21,6 +21,7 @@ from orchestrator.errors import (
     StateConflictError,
     UnknownDefinitionError,
 )
+from orchestrator.redaction import redact
 from orchestrator.storage.complaints import Complaint, complaint_of
 from workers.settings import SettingsError
 
@@ -51,7 +52,7 @@ class Failure(click.ClickException):
     """The command did not do what it was asked for; the message says what to do next."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILURE) -> None:
-        super().__init__(message)
+        super().__init__(redact(message))
         self.exit_code = int(code)  # type: ignore[misc]  # a constant of click's classes
 
     def show(self, file: IO[Any] | None = None) -> None:

@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.redaction import redact, redact_dict
+
 ID_DIGITS = 8
 
 
@@ -29,7 +31,7 @@ class Output:
 
     def record(self, values: Mapping[str, Any], text: str) -> None:
         """Write one object: as JSON on one line, or as `text`."""
-        click.echo(to_json_line(values) if self.as_json else text)
+        click.echo(to_json_line(values) if self.as_json else redact(text))
 
     def rows(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a list: a JSON object per line with every value, or the `names` as columns."""
@@ -51,12 +53,12 @@ class Output:
 
     def note(self, text: str) -> None:
         """Tell a person something that is not part of the answer."""
-        click.echo(text, err=True)
+        click.echo(redact(text), err=True)
 
 
 def to_json_line(values: Mapping[str, Any]) -> str:
     """Return one line of JSON; instants in ISO 8601 and UTC, durations in seconds."""
-    return json.dumps(values, default=_plain, ensure_ascii=False)
+    return json.dumps(redact_dict(values), default=_plain, ensure_ascii=False)
 
 
 def instant(moment: datetime) -> str:
@@ -100,7 +102,7 @@ def _cell(value: Any) -> str:
         case datetime():
             return instant(value)
         case _:
-            return " ".join(str(value).split())
+            return redact(" ".join(str(value).split()))
 
 
 def _table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:

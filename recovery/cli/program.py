@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from orchestrator.redaction import redact
 from recovery.cli.failures import ExitCode, Failure, failure_of
 from recovery.cli.session import Session
 
@@ -76,7 +77,10 @@ class Program(click.Group):
         session = ctx.ensure_object(Session)
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+        except click.ClickException as error:
+            error.message = redact(error.message)  # type: ignore[misc]  # a constant of click's
+            raise
+        except (click.exceptions.Exit, BrokenPipeError):
             raise
         except (click.Abort, KeyboardInterrupt):
             raise Failure("interrupted", ExitCode.INTERRUPTED) from None

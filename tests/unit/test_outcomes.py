@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import outcomes
-from orchestrator.context import Effect, Movement, NothingThere
+from orchestrator.context import Effect, Movement, NothingThere, NotLanded
 from orchestrator.entries import (
     StepFailed,
     StepReleased,
@@ -22,11 +24,19 @@ from orchestrator.entries import (
     encode,
 )
 from orchestrator.errors import OutcomeUnknown, PayloadError, Retriable, Terminal, Wait
+from orchestrator.instrumentation import observed
 from tests.histories import COMPENSATE, FORWARD, Order, doing
 
 PAY = doing("pay")
 ROWS = doing("rows", transactional=True)
 LOOK = doing("look", read_only=True)
+
+
+@contextmanager
+def events() -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    heard: list[tuple[str, dict[str, Any]]] = []
+    with observed(lambda event, fields: heard.append((event, fields))):
+        yield heard
 
 
 def raised(error: BaseException, step: Any = PAY, direction: str = FORWARD) -> Any:
@@ -69,6 +79,68 @@ def test_a_result_that_cannot_be_logged_is_refused(returned: Any) -> None:
 def test_a_reference_that_postgres_could_not_store_is_made_printable() -> None:
     outcome = outcomes.succeeded(PAY, FORWARD, 1, Effect(reference="a\x00\ud800"))
     assert outcome.reference == "a\\x00?"
+
+
+CARD = "4242424242424242"
+HIDDEN = "************4242"
+
+
+def test_no_card_number_of_a_result_is_kept_and_it_is_told() -> None:
+    given = Effect(
+        value={
+            "card": {"number": CARD, "cvc": 123},
+            "list": [int(CARD)],
+            "token": "sk_live_abcd1234",
+        },
+        reference=f"ref {CARD}",
+        movements=[Movement(kind="capture", amount_minor=5, currency="EUR", reference=CARD)],
+    )
+
+    with events() as heard:
+        kept = outcomes.succeeded(PAY, FORWARD, 1, given)
+
+    assert kept.result == {
+        "card": {"number": HIDDEN, "cvc": "[REDACTED_CVV]"},
+        "list": [HIDDEN],
+        "token": "sk_live_abcd1234",  # the next step may need it
+    }
+    assert kept.reference == f"ref {HIDDEN}"
+    assert kept.movements is not None
+    assert kept.movements[0]["reference"] == HIDDEN
+    places = ["result.card.number", "result.card.cvc", "result.list.0", "reference"]
+    assert heard == [
+        ("redaction.applied", {"step": "pay", "places": [*places, "movements.0.reference"]})
+    ]
+
+
+def test_a_result_without_a_card_number_tells_nothing() -> None:
+    with events() as heard:
+        outcomes.succeeded(
+            PAY, FORWARD, 1, Effect(value={"id": 6205500000000000004}, reference="p")
+        )
+
+    assert heard == []
+
+
+def test_no_card_number_of_an_error_is_kept_and_none_is_cut_in_two() -> None:
+    error = Terminal(
+        "x" * 490 + CARD, code=f"code {CARD}", details={"card": CARD, "key": "sk_live_abcd1234"}
+    )
+
+    with events() as heard:
+        kept = raised(error).error
+
+    assert "4242424242" not in json.dumps(kept)
+    assert kept["message"] == "x" * 490 + "*" * 10
+    assert kept["code"] == f"code {HIDDEN}"
+    assert kept["details"] == {"card": HIDDEN, "key": "sk_live_[REDACTED_SECRET]"}
+    assert [event for event, _ in heard] == ["redaction.applied"] * 3
+
+
+def test_no_card_number_of_a_probes_answer_is_kept() -> None:
+    kept = outcomes.probed(PAY, 1, NotLanded(why=f"no payment with {CARD}"))
+
+    assert kept.why == f"no payment with {HIDDEN}"
 
 
 EXPECTED: list[tuple[Any, BaseException, type]] = [

@@ -13,15 +13,16 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
-from orchestrator.errors import InvalidKeyError, PayloadError
+from orchestrator.errors import CardNumberError, InvalidKeyError, PayloadError
 from orchestrator.payloads import (
     MAX_BYTES,
     MAX_DEPTH,
     MAX_INTEGER,
     canonical,
     checked_key,
+    checked_trace,
     fingerprint,
     read_back,
     to_json,
@@ -166,10 +167,10 @@ class Closed(BaseModel):
     ("payload", "told", "hidden"),
     [
         ({"order-id": "A-1", "colour": 1}, "colour: ", "unknown"),
-        ({"order-id": "A-1", "4111111111111111": 1}, "unknown field: ", "4111"),
+        ({"order-id": "A-1", "4111111111111112": 1}, "unknown field: ", "4111"),
         ({"order-id": "A-1", "x" * 65: 1}, "unknown field: ", "xxx"),
         (
-            {"order-id": "A-1", "prices": {"4111111111111111": "?"}},
+            {"order-id": "A-1", "prices": {"4111111111111112": "?"}},
             "prices.unknown field: ",
             "4111",
         ),
@@ -187,7 +188,7 @@ def test_a_refusal_does_not_repeat_a_name_that_may_be_anything(
 
 def test_a_refusal_names_the_field_and_never_repeats_the_value() -> None:
     with pytest.raises(PayloadError) as refused:
-        validated(SHOP, {"amount": "4111111111111111x"})
+        validated(SHOP, {"amount": "4111111111111112x"})
     assert "amount" in str(refused.value)
     assert "4111" not in str(refused.value)
 
@@ -256,3 +257,62 @@ def test_any_key_is_taken_or_refused_with_one_error(key: str) -> None:
         checked_key(key).encode()
     except InvalidKeyError:
         return
+
+
+# Card data is refused at the door.
+
+CARD = "4242424242424242"
+
+
+class Note(BaseModel):
+    note: str = ""
+    number: int = 0
+    lines: list[dict[str, Any]] = Field(default_factory=list)
+
+    @field_validator("note")
+    @classmethod
+    def _repeats_what_it_refuses(cls, note: str) -> str:
+        if note.startswith("bad"):
+            raise ValueError(f"what is {note}?")
+        return note.replace("|", "")
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        ({"note": f"card {CARD}"}, "payload.note"),
+        ({"note": "4242 4242 4242 4242"}, "payload.note"),
+        ({"note": "CVV 123"}, "payload.note"),
+        ({"number": int(CARD)}, "payload.number"),
+        ({"lines": [{}, {"cvc": "123"}]}, "payload.lines.1.cvc"),
+        ({"lines": [{CARD: 1}]}, "payload.lines.0.(name)"),
+        ({"note": f"bad {CARD}"}, "payload.note"),
+        ({"note": "4242|4242|4242|4242"}, "payload.note"),  # one once the model has read it
+        (Note(note=CARD), "payload.note"),
+    ],
+)
+def test_a_payload_with_card_data_is_refused_and_not_repeated(payload: Any, field: str) -> None:
+    with pytest.raises(CardNumberError) as refused:
+        validated(saga(doing("pay"), payload=Note), payload)
+
+    assert refused.value.field == field
+    assert str(refused.value).startswith(f"{field} holds ")
+    assert "4242" not in f"{refused.value!r} {refused.value.__cause__!r}"
+
+
+def test_a_key_and_a_trace_with_a_card_number_are_refused() -> None:
+    with pytest.raises(CardNumberError, match=r"^key holds"):
+        checked_key(f"order-{CARD}")
+    with pytest.raises(CardNumberError, match=r"^trace\.baggage holds"):
+        checked_trace({"baggage": f"card={CARD}"})
+
+
+def test_what_only_looks_long_is_accepted() -> None:
+    payload = {
+        "note": "order 20261124081233 of DE89370400440532013000",
+        "number": 1764000000000000000,
+    }
+
+    assert validated(saga(doing("pay"), payload=Note), payload) == {**payload, "lines": []}
+    assert checked_key("019ab0c1-4242-7242-8242-424242424242")
+    assert checked_trace({"traceparent": "00-fb76690bbb7979310ebdeebd463f095f-4242424242424242-01"})
