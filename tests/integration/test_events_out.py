@@ -27,10 +27,14 @@ from orchestrator.storage.rows import Advance
 from orchestrator.subscription import Subscription, SubscriptionError
 from tests.histories import doing, saga
 from tests.integration.engine import Engine
+from tests.quiet_postgres import quiet  # noqa: F401 - a fixture
 from tests.worker_processes import until
 from workers.local_servers.running_servers import RunningServers
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
 SHOP = saga(doing("pay"), attributes=["amount"])
 READ = statements.READ
 NO_HORIZON = READ.replace(statements._HORIZON, "9223372036854775807")

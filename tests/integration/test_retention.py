@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy.orm import Session
 
+from orchestrator.client import Started
 from orchestrator.context import Effect, Movement
 from orchestrator.errors import IdempotencyConflictError, SagaNotFoundError, Terminal
 from orchestrator.state import State
@@ -20,7 +21,10 @@ from orchestrator.subscription import Subscription
 from recovery.pruner import Pruner
 from tests.ended_sagas import ENDS, NINETY_DAYS, ORDER, SHOP, age, old, plant, prune, rows
 from tests.histories import doing, saga
-from tests.integration.engine import Engine
+from tests.integration.engine import Engine, wait_until
+from tests.quiet_postgres import quiet  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture
@@ -109,6 +113,7 @@ def test_signals_go_with_their_saga_and_old_ones_of_no_saga_by_age(
     for key, days, delivered in (
         ("gone", 100, True),
         ("gone", 95, False),
+        ("gone", 2, False),
         ("young", 100, False),
         ("never-started", 100, False),
         ("never-started", 1, False),
@@ -127,7 +132,7 @@ def test_signals_go_with_their_saga_and_old_ones_of_no_saga_by_age(
 
     assert report.signals == 1
     left = engine.sql("SELECT dedup_id FROM amends.signal ORDER BY 1")
-    assert left == [("never-started-1",), ("young-100",)]
+    assert left == [("gone-2",), ("never-started-1",), ("young-100",)]
 
 
 def test_only_the_states_asked_for_go_and_at_most_the_limit(
@@ -299,6 +304,42 @@ def test_a_start_that_cannot_see_the_tombstone_yet_does_not_take_the_key(
 
         assert (again.id, again.created) == (saga_id, False)
         session.commit()
+    assert retention.prune(page, NINETY_DAYS) == {saga_id: True}
+
+
+STOP_AT_INSERT = """
+CREATE FUNCTION amends.stop_here() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER stop_here BEFORE INSERT ON amends.saga
+    FOR EACH ROW EXECUTE FUNCTION amends.stop_here();
+"""
+
+
+def test_a_start_that_was_under_way_before_the_tombstone_does_not_take_the_key(
+    engine: Engine, retention: Retention
+) -> None:
+    """It has looked for a tombstone, found none, and is about to insert."""
+    saga_id = old(engine, "order-1")
+    [page] = retention.ended(ENDS, NINETY_DAYS, 10)
+    engine.sql(STOP_AT_INSERT)
+    answers: list[Started] = []
+    start = threading.Thread(
+        target=lambda: answers.append(engine.client.start(SHOP, ORDER, key="order-1"))
+    )
+    with engine.pool.connect() as gate:
+        gate.exec_driver_sql("SELECT pg_advisory_lock(1)")
+        start.start()
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        wait_until(lambda: bool(engine.sql(waiting)))
+        for _ in range(3):
+            assert retention.prune(page, NINETY_DAYS) == {saga_id: False}
+        gate.exec_driver_sql("SELECT pg_advisory_unlock(1)")
+        start.join()
+
+    assert answers == [Started(id=saga_id, key="order-1", created=False)]
     assert retention.prune(page, NINETY_DAYS) == {saga_id: True}
 
 

@@ -11,10 +11,12 @@ import pytest
 import sqlalchemy
 
 from orchestrator.state import State
-from orchestrator.storage.database import Database
+from orchestrator.storage import migrate
+from orchestrator.storage.database import Database, create_engine
 from orchestrator.storage.retention import EndedSaga, Retention
-from tests.ended_sagas import ORDER, SHOP, old, plant, prune, rows
+from tests.ended_sagas import ENDS, NINETY_DAYS, ORDER, SHOP, old, plant, prune, rows
 from tests.integration.engine import Engine
+from workers.local_servers.running_servers import RunningServers
 
 
 @pytest.fixture
@@ -148,17 +150,36 @@ def test_the_function_itself_lets_nothing_young_go(
     assert rows(engine)[0] == 1
 
 
-def test_a_snapshot_of_another_user_can_be_seen_by_who_owns_the_function(
-    engine: Engine, database: str
+def test_an_owner_who_is_no_superuser_sees_the_snapshots_of_others(
+    servers: RunningServers, database: str
 ) -> None:
-    """Where the owner is no superuser too: on it depends that a start cannot slip through."""
-    with engine.pool.connect() as other, psycopg.connect(database.replace("+psycopg", "")) as mine:
-        other.execution_options(isolation_level="REPEATABLE READ")
-        other.exec_driver_sql("SELECT count(*) FROM amends.saga")
-        mine.execute("SET ROLE amends_reader")
-        seen = mine.execute(
-            "SELECT query, backend_xmin FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid() "
-            "AND backend_xmin IS NOT NULL"
-        ).fetchall()
-    assert [query for query, _ in seen] == ["<insufficient privilege>"]
+    """On that depends that a start cannot slip through between tombstone and deletion."""
+    name = "owned_by_nobody_special"
+    superusers = sqlalchemy.make_url(servers.postgres.create_database(name))
+    with psycopg.connect(_plain(superusers), autocommit=True) as connection:
+        connection.execute("CREATE ROLE modest_owner LOGIN PASSWORD 'x'")
+        connection.execute(f"ALTER DATABASE {name} OWNER TO modest_owner")
+    url = superusers.set(username="modest_owner", password="x")
+    pool = create_engine(url.render_as_string(hide_password=False))
+    migrate.upgrade(pool)
+    engine = Engine(url.render_as_string(hide_password=False), SHOP)
+    retention = Retention(Database(pool))
+    plant(engine, 1)
+    [page] = retention.ended(ENDS, NINETY_DAYS, 10)
+    try:
+        with psycopg.connect(_plain(superusers)) as other:
+            other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            other.execute("SELECT count(*) FROM amends.tombstone")
+            for _ in range(2):
+                assert retention.prune(page, NINETY_DAYS) == {page[0].id: False}
+        assert retention.prune(page, NINETY_DAYS) == {page[0].id: True}
+    finally:
+        engine.close()
+        pool.dispose()
+        servers.postgres.drop_database(name)
+        with psycopg.connect(database.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute("DROP ROLE modest_owner")
+
+
+def _plain(url: sqlalchemy.URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -125,7 +125,8 @@ BEGIN
         WHERE s.id = ANY(locked) AND amends.kept_because(s, older_than) IS NULL);
 
     -- A start whose snapshot is older than the tombstone would take the key for free once the row
-    -- is gone. So a row goes only when no such snapshot is left.
+    -- is gone. So a row goes only when no such snapshot is left. An owner who is no superuser sees
+    -- the snapshots of others, and not their type.
     ready := ARRAY(
         SELECT s.id FROM amends.saga s JOIN amends.tombstone t ON t.saga_id = s.id
         WHERE s.id = ANY(prunable) AND t.state = s.state AND t.ended_at = s.ended_at
@@ -133,7 +134,7 @@ BEGIN
             AND age(t.xmin) > (SELECT coalesce(max(age(p.backend_xmin)), -1)
                 FROM pg_stat_activity p
                 WHERE p.pid <> pg_backend_pid() AND p.datname = current_database()
-                    AND p.backend_type NOT IN ('autovacuum worker', 'walsender')));
+                    AND coalesce(p.backend_type, '') NOT IN ('autovacuum worker', 'walsender')));
     DELETE FROM amends.signal g USING amends.saga s
         WHERE s.id = ANY(ready) AND g.definition = s.definition AND g.key = s.key
             AND g.received_at < clock_timestamp() - older_than;
