@@ -236,10 +236,12 @@ class World:
             "INSERT INTO outside.script VALUES (%s, %s, %s, %s)", [key, step, direction, what]
         )
 
-    def relents(self, step: str | None = None) -> None:
+    def relents(self, step: str | None = None, *, direction: str | None = None) -> None:
         """Forget what was scripted for a step, or for all of them."""
         self._connection.execute(
-            "DELETE FROM outside.script WHERE step = coalesce(%s, step)", [step]
+            "DELETE FROM outside.script WHERE step = coalesce(%s, step) "
+            "AND direction = coalesce(%s, direction)",
+            [step, direction],
         )
 
     def calls(self, step: str | None = None, direction: str = "forward") -> list[Call]:

@@ -161,7 +161,7 @@ def _signal_at_the_last_moment(deployment: Deployment, sagas: Sequence[UUID]) ->
     dice = random.Random(str(sagas[0]))  # noqa: S311 - repeatable, not secret
     for saga_id in sagas:
         [moment] = until(lambda: _waits(deployment, saga_id), seconds=60)  # noqa: B023 - at once
-        pause = moment - time.time() + dice.uniform(-0.1, 0.4)
+        pause = moment - time.time() + dice.triangular(-0.2, 2.0, 0.1)
         time.sleep(max(pause, 0))
         deployment.client.signal(saga_id, "approved", "in time", dedup_id="1")
 
