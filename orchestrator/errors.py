@@ -46,13 +46,13 @@ class CardNumberError(PayloadError):
 
 
 class InvalidKeyError(AmendsError):
-    """The saga key is empty, too long or holds characters that a key may not hold."""
+    """The key is empty, too long or holds characters that a key may not hold."""
 
 
 class IdempotencyConflictError(AmendsError):
     """The key was used before with another payload; nothing was started.
 
-    `saga_id` is the saga that holds the key.
+    `saga_id` is the saga that holds the key; None for a call outside sagas.
     """
 
     def __init__(self, message: str, *, saga_id: UUID | None = None) -> None:

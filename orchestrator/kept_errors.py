@@ -7,6 +7,7 @@ parameter of that name, otherwise as plain JSON.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, get_type_hints
 
@@ -15,8 +16,11 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from orchestrator.entries import Json
 from orchestrator.errors import PayloadError
+from orchestrator.instrumentation import emit
 from orchestrator.outcomes import described
 from orchestrator.payloads import MAX_BYTES, canonical, to_json
+from orchestrator.redaction.text import card_data
+from orchestrator.redaction.values import TOO_MANY, without_card_data
 
 
 def as_json(value: Any) -> Json:
@@ -31,6 +35,21 @@ def as_json(value: Any) -> Json:
         raise PayloadError(f"{type(value).__name__} has no JSON form; convert it first") from error
 
 
+def without_cards(value: Json) -> Json:
+    """Return JSON as it may be stored: card numbers and security codes are masked.
+
+    Raises:
+        PayloadError: it holds some, and too many values to look at each.
+    """
+    if not card_data(json.dumps(value, ensure_ascii=False)):
+        return value
+    shown, places = without_card_data(value)
+    if TOO_MANY.encode() in canonical(shown):
+        raise PayloadError("card data among more values than can be looked at; return an id")
+    emit("redaction.applied", places=places)
+    return shown
+
+
 def from_json(value: Json, kind: Any) -> Any:
     """Return what `as_json` was given, read as `kind`; plain JSON where that does not fit."""
     if kind in (Any, None, object):
@@ -42,7 +61,7 @@ def from_json(value: Json, kind: Any) -> Any:
         return value
 
 
-def kept(error: BaseException) -> dict[str, Json]:
+def kept(error: BaseException) -> Json:
     """Return an error as JSON: its class, its message, and what of its data has a JSON form.
 
     Data of more than 64 kB is left out.
@@ -56,7 +75,7 @@ def kept(error: BaseException) -> dict[str, Json]:
             if (value := _lenient(each, _LOST)) is not _LOST
         },
     }
-    return record | carried if len(canonical(carried)) <= MAX_BYTES else record
+    return without_cards(record | carried if len(canonical(carried)) <= MAX_BYTES else record)
 
 
 def rebuilt(record: Json, family: tuple[type[BaseException], ...]) -> BaseException | None:

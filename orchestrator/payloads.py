@@ -94,18 +94,18 @@ def canonical(value: Json) -> bytes:
 
 
 def checked_key(key: object) -> str:
-    """Return a saga key that can be stored, printed and derived from.
+    """Return a key, of a saga or a call, that can be stored, printed and derived from.
 
     Raises:
         InvalidKeyError: empty, longer than 200 characters, or with control characters.
         CardNumberError: it holds a card number.
     """
     if not isinstance(key, str) or not key.strip():
-        raise InvalidKeyError("a saga needs a key; use the business's own, like the order id")
+        raise InvalidKeyError("there is no key; use the business's own, like the order id")
     if len(key) > MAX_KEY_LENGTH:
-        raise InvalidKeyError(f"saga key is {len(key)} characters long; at most {MAX_KEY_LENGTH}")
+        raise InvalidKeyError(f"the key is {len(key)} characters long; at most {MAX_KEY_LENGTH}")
     if any(not character.isprintable() for character in key):
-        raise InvalidKeyError("saga key has control or unprintable characters; remove them")
+        raise InvalidKeyError("the key has control or unprintable characters; remove them")
     refuse_card_data(key, "key")
     return key
 

@@ -40,7 +40,7 @@ from orchestrator.idempotency_record import (
     Unknown,
 )
 from orchestrator.instrumentation import emit
-from orchestrator.kept_errors import as_json, from_json, kept, rebuilt
+from orchestrator.kept_errors import as_json, from_json, kept, rebuilt, without_cards
 from orchestrator.payloads import canonical
 
 DAY_SECONDS = 86_400.0
@@ -118,7 +118,7 @@ class Policy:
 
 
 def storable(value: Any) -> Json:
-    """Return a result as the JSON that is stored.
+    """Return a result as the JSON that is stored, without card data.
 
     Raises:
         PayloadError: it has no JSON form, or one of more than 1 MB.
@@ -126,7 +126,7 @@ def storable(value: Any) -> Json:
     result = as_json(value)
     if len(canonical(result)) > MAX_RESULT_BYTES:
         raise PayloadError(f"the result is larger than {MAX_RESULT_BYTES:,} bytes; return its id")
-    return result
+    return without_cards(result)
 
 
 def run(

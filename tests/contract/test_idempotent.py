@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.errors import InvalidKeyError, OutcomeUnknown, PayloadError, Retriable, Terminal
+from orchestrator.errors import (
+    CardNumberError,
+    InvalidKeyError,
+    OutcomeUnknown,
+    PayloadError,
+    Retriable,
+    Terminal,
+)
 from orchestrator.idempotency import (
     IdempotencyConflictError,
     IdempotencyInFlightError,
@@ -113,6 +120,14 @@ def test_without_a_proper_key_nothing_runs(
 ) -> None:
     with pytest.raises(InvalidKeyError):
         charging(store, charges)(10, idempotency_key=key)
+    assert charges.taken == []
+
+
+def test_a_key_that_is_a_card_number_runs_nothing(
+    store: IdempotencyStore, charges: Charges
+) -> None:
+    with pytest.raises(CardNumberError):
+        charging(store, charges)(10, idempotency_key="4111111111111111")
     assert charges.taken == []
 
 
@@ -225,6 +240,13 @@ def test_an_answer_can_be_changed_without_changing_what_is_kept(
     charge = charging(store, charges)
     charge(1, idempotency_key="order-1").clear()
     assert charge(1, idempotency_key="order-1") == {"status": "captured"}
+
+
+def test_no_card_number_is_kept_or_told(store: IdempotencyStore, charges: Charges) -> None:
+    charges.answer = {"card": "4111 1111 1111 1111", "amount": 10}
+    charge = charging(store, charges)
+    for _ in range(2):
+        assert charge(1, idempotency_key="order-1") == {"card": "************1111", "amount": 10}
 
 
 @pytest.mark.parametrize("answer", [object(), float("nan"), "x" * 1024 * 1024, "a\x00"])
