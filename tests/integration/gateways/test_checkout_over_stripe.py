@@ -1,25 +1,33 @@
 """Whole checkouts that are paid through Stripe, built as a deployment builds them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import pytest
 import sqlalchemy
 
 from orchestrator.client import SagaClient
+from orchestrator.context import Resources
 from orchestrator.coordinator import Coordinator
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
 from orchestrator.state import State
 from orchestrator.storage.database import Database, create_engine
 from steps.checkout import checkout
+from steps.gateways.carrier import Carrier
+from steps.gateways.payment import PaymentGateway
+from steps.gateways.sandbox.client import SandboxCarrier
 from steps.gateways.sandbox.judge import OrderTotals, SandboxJudge
 from steps.gateways.sandbox.process import SandboxProcess
+from steps.gateways.stripe.client import StripeGateway
 from steps.storage import stock
+from steps.storage.shop_database import ShopDatabase
 from tests.integration.engine import wait_until
 from tests.servers import Databases
-from workers.bootstrap import build_coordinator
+from workers.bootstrap import carrier, payment_gateway
 from workers.settings import Settings
 
 PRICE = 2933
@@ -73,17 +81,26 @@ def shop(databases: Databases, sandbox: SandboxProcess) -> Iterator[Shop]:
         carrier_url=sandbox.base_url,
     )
     definitions = Definitions([checkout])
-    yield Shop(
-        engine=engine,
-        client=SagaClient(engine, definitions=definitions),
-        coordinator=build_coordinator(
-            settings,
-            database=Database(engine),
-            doorbell=SilentDoorbell(),
-            definitions=definitions,
-            owner=lambda: "this process",
-        ),
-    )
+    gateway, ships = payment_gateway(settings), carrier(settings)
+    assert isinstance(gateway, StripeGateway)
+    assert isinstance(ships, SandboxCarrier)
+    with closing(gateway), closing(ships):
+        parts: dict[type, Callable[[], Any]] = {
+            PaymentGateway: lambda: gateway,
+            Carrier: lambda: ships,
+            ShopDatabase: lambda: ShopDatabase(engine),
+        }
+        yield Shop(
+            engine=engine,
+            client=SagaClient(engine, definitions=definitions),
+            coordinator=Coordinator(
+                database=Database(engine),
+                definitions=definitions,
+                doorbell=SilentDoorbell(),
+                owner=lambda: "this process",
+                resources=Resources(factories=parts),
+            ),
+        )
     engine.dispose()
     databases.drop(url)
 

@@ -4,6 +4,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 from urllib.parse import parse_qs
@@ -43,13 +44,17 @@ T = TypeVar("T")
 
 @pytest.fixture
 def stripe_gateway(sandbox: SandboxProcess) -> Iterator[StripeGateway]:
-    gateway = connected_to(sandbox.base_url)
-    yield gateway
-    gateway.close()
+    with connected_to(sandbox.base_url) as gateway:
+        yield gateway
 
 
-def connected_to(base_url: str, *, api_key: str = FAKE_KEY) -> StripeGateway:
-    return StripeGateway(api_key, timeout=timedelta(seconds=30), base_url=base_url)
+@contextmanager
+def connected_to(base_url: str, *, api_key: str = FAKE_KEY) -> Iterator[StripeGateway]:
+    gateway = StripeGateway(api_key, timeout=timedelta(seconds=30), base_url=base_url)
+    try:
+        yield gateway
+    finally:
+        gateway.close()
 
 
 def authorize(gateway: StripeGateway, order: str, amount: Money = PRICE) -> ChargeResult:
@@ -78,8 +83,12 @@ def test_a_call_carries_the_key_and_stripes_units_and_nothing_about_us() -> None
     def listen(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
 
-    with scripted_peer(listen, heard) as base_url, pytest.raises(GatewayServerError):
-        authorize(connected_to(base_url), "order-1", Money(minor=500, currency="ISK"))
+    with (
+        scripted_peer(listen, heard) as base_url,
+        connected_to(base_url) as gateway,
+        pytest.raises(GatewayServerError),
+    ):
+        authorize(gateway, "order-1", Money(minor=500, currency="ISK"))
 
     head, _, body = heard[0].decode().partition("\r\n\r\n")
     form = parse_qs(body)
@@ -174,11 +183,11 @@ def test_a_refusal_that_nobody_explains_can_be_tried_again(
 
 
 def test_a_live_key_is_no_key_for_the_sandbox(sandbox: SandboxProcess, order: str) -> None:
-    gateway = connected_to(sandbox.base_url, api_key="sk_live_not_a_real_key")
-
-    with pytest.raises(GatewayUnavailableError) as refused:
+    with (
+        connected_to(sandbox.base_url, api_key="sk_live_not_a_real_key") as gateway,
+        pytest.raises(GatewayUnavailableError) as refused,
+    ):
         authorize(gateway, order)
-    gateway.close()
 
     assert refused.value.code == "credentials_refused"
 
@@ -234,15 +243,17 @@ def test_more_refunds_than_a_page_are_all_read(stripe_gateway: StripeGateway, or
 
 def test_a_hold_that_came_of_age_is_expired(tmp_path_factory: pytest.TempPathFactory) -> None:
     ledger = tmp_path_factory.mktemp("stripe") / "ledger.db"
-    with SandboxProcess.start(ledger) as sandbox, SandboxJudge(sandbox.base_url) as judge:
-        gateway = connected_to(sandbox.base_url)
+    with (
+        SandboxProcess.start(ledger) as sandbox,
+        SandboxJudge(sandbox.base_url) as judge,
+        connected_to(sandbox.base_url) as gateway,
+    ):
         payment = authorize(gateway, "order")
         judge.advance_clock(7 * DAY)
 
         released = gateway.void(payment.reference, key="order:void", timeout_seconds=LONG)
         with pytest.raises(PaymentStateError) as refused:
             capture(gateway, payment)
-        gateway.close()
 
     assert released.status is ChargeStatus.EXPIRED
     assert refused.value.code == "authorization_expired"
@@ -302,6 +313,7 @@ def test_any_order_reference_can_be_searched(
 def test_an_answer_that_is_not_stripes_is_unknown(answer: bytes) -> None:
     with (
         scripted_peer(lambda connection: connection.sendall(answer)) as base_url,
+        connected_to(base_url) as gateway,
         pytest.raises(GatewayServerError),
     ):
-        authorize(connected_to(base_url), "order")
+        authorize(gateway, "order")
