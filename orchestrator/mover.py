@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from orchestrator import outcomes
-from orchestrator.announcing import announce, error_of
+from orchestrator.announcing import announce
 from orchestrator.definition import SagaDefinition
 from orchestrator.definitions import Definitions
-from orchestrator.doorbell import Doorbell, ring_each
+from orchestrator.doorbell import Doorbell, SilentDoorbell, ring_each
 from orchestrator.entries import (
     Entry,
     LateOutcomeRecorded,
-    Recorded,
     SagaLockGranted,
     UnknownReason,
 )
 from orchestrator.errors import HistoryError, LogUnavailableError
-from orchestrator.folding import apply, replay
+from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
-from orchestrator.planning import attempt_id, due_in, next_look, rings, scheduled, tells
-from orchestrator.state import PARKED, SagaState, State
-from orchestrator.state_machine import Decision, decide
+from orchestrator.planning import rings, tells
+from orchestrator.reconciling import Facts, reconciled
+from orchestrator.state import SagaState, State
 from orchestrator.storage.database import Locked, Moved
-from orchestrator.storage.rows import Advance, Closing, OpenAttempt, SagaRow, Snapshot
+from orchestrator.storage.rows import Advance, Closing, Migrated, OpenAttempt, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.signals import Signals
 
@@ -49,14 +47,6 @@ RECORD_PAUSE_SECONDS = 0.05
 
 _AT_EXPIRY = (UnknownReason.LEASE_LOST, UnknownReason.TIMED_OUT)
 """Reasons that hold only once the lease is over by the database's clock."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What to add to the log before deciding; `closing` names the attempt it ends."""
-
-    entries: Sequence[Entry] = ()
-    closing: Closing | None = None
 
 
 FactsOf = Callable[[Snapshot, SagaState], Facts | None]
@@ -101,6 +91,71 @@ class Mover:
             return None if known else Facts(entries=(fact,))
 
         return self._move(saga_id, facts, waits_until=time.monotonic() + ADD_SECONDS)
+
+    def act(
+        self,
+        snapshot: Snapshot,
+        entries: Sequence[Entry],
+        *,
+        hurries: bool = False,
+    ) -> State | None:
+        """Write what an operator decided about a saga as it was read, and what follows from it.
+
+        Returns the saga's state; None when it has moved since, or somebody holds its row: then
+        nothing was written.
+
+        Args:
+            hurries: attempts that wait for their pause come due now.
+
+        Raises:
+            LogUnavailableError: it may have been written; a second `act` on this snapshot is safe.
+        """
+        definition = self._known(snapshot)
+        change, _ = reconciled(
+            definition,
+            snapshot,
+            replay(snapshot.entries),
+            Facts(entries=entries),
+            will_ring=not isinstance(self._doorbell, SilentDoorbell),
+            hurries=hurries,
+        )
+        return self._acted(snapshot.saga, change, definition)
+
+    def note(
+        self,
+        saga: SagaRow,
+        entries: Sequence[Entry],
+        *,
+        state: State,
+        migrated: Migrated | None = None,
+    ) -> State | None:
+        """Write entries after which nothing is to be decided, whatever the definition; as `act`.
+
+        Args:
+            state: the saga's state with them; attempts that wait are withdrawn.
+            migrated: the version that it goes on under, if that is another one.
+        """
+        change = Advance(
+            saga_id=saga.id,
+            seq=saga.seq,
+            entries=entries,
+            state=state,
+            tells=tells(saga, state),
+            migrated=migrated,
+        )
+        return self._acted(saga, change, None)
+
+    def _acted(
+        self, saga: SagaRow, change: Advance, definition: SagaDefinition[Any] | None
+    ) -> State | None:
+        try:
+            moved = self._write(change)
+        except Locked:
+            return None
+        if not moved:
+            return None
+        self._tell(saga, change, definition)
+        return change.state
 
     def deliver(self) -> int:
         """Deliver signals that nobody has delivered yet; return to how many sagas: they are due."""
@@ -221,7 +276,7 @@ class Mover:
             facts = facts_of(snapshot, state)
             if facts is None:
                 return snapshot.saga.state
-            change, decision = _reconciled(definition, snapshot, state, facts, will_ring=will_ring)
+            change, decision = reconciled(definition, snapshot, state, facts, will_ring=will_ring)
             try:
                 moved = self._write(change)
             except Locked:
@@ -229,12 +284,17 @@ class Mover:
                     continue
                 return None
             if moved:
-                announce(snapshot.saga, change.entries)
-                ring_each(self._doorbell, rings(definition, saga_id, change.schedule))
-                if change.tells:
-                    self.pass_on(snapshot.saga)
+                self._tell(snapshot.saga, change, definition)
                 return decision.visible
         return None
+
+    def _tell(self, saga: SagaRow, change: Advance, definition: SagaDefinition[Any] | None) -> None:
+        """After the commit: observers, workers, and who waits for the saga."""
+        announce(saga, change.entries)
+        if definition is not None:
+            ring_each(self._doorbell, rings(definition, saga.id, change.schedule))
+        if change.tells:
+            self.pass_on(saga)
 
     def _write(self, change: Advance) -> bool:
         try:
@@ -262,44 +322,6 @@ def _is_about(entry: Entry, late: LateOutcomeRecorded) -> bool:
     return isinstance(entry, LateOutcomeRecorded) and (
         (entry.step, entry.direction, entry.attempt) == (late.step, late.direction, late.attempt)
     )
-
-
-def _reconciled(
-    definition: SagaDefinition[Any],
-    snapshot: Snapshot,
-    state: SagaState,
-    facts: Facts,
-    *,
-    will_ring: bool,
-) -> tuple[Advance, Decision]:
-    """Return the write that adds `facts`, what they lead to, and makes the attempt rows agree."""
-    saga_id = snapshot.saga.id
-    for entry in facts.entries:
-        state = apply(state, Recorded(seq=state.seq + 1, at=snapshot.now, entry=entry))
-    decision = decide(definition, state, snapshot.now, str(saga_id))
-    unclaimed = {each.id for each in snapshot.attempts if each.token is None}
-    wanted = {attempt_id(saga_id, run): run for run in decision.runs}
-    entries = [*facts.entries, *decision.entries]
-    looks = 0 if entries else snapshot.saga.looks
-    due = due_in(decision, snapshot.now, snapshot.saga.state, looks)
-    change = Advance(
-        saga_id=saga_id,
-        seq=snapshot.saga.seq,
-        entries=entries,
-        state=decision.visible,
-        due_in_seconds=next_look(decision, snapshot.now) if due is None else due,
-        closing=facts.closing,
-        schedule=[
-            scheduled(
-                definition, run, snapshot.now, will_ring=will_ring and attempt not in unclaimed
-            )
-            for attempt, run in wanted.items()
-        ],
-        last_error=next((text for each in entries if (text := error_of(each))), None),
-        looked=not entries and decision.visible in PARKED,
-        tells=tells(snapshot.saga, decision.visible),
-    )
-    return change, decision
 
 
 def _lost(definition: SagaDefinition[Any], snapshot: Snapshot, state: SagaState) -> list[Entry]:

@@ -145,6 +145,15 @@ class Closing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Migrated:
+    """What changes in a saga's row when it goes on under another version."""
+
+    version: int
+    definition_hash: str
+    attributes: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Advance:
     """One compare-and-set on a saga.
 
@@ -155,6 +164,8 @@ class Advance:
             withdrawn, those already written down stay as they are.
         current: step, direction and attempt an operator should see.
         tells: the saga has a parent to be told of its state, or a lock that others wait for.
+        hurries: attempts of `schedule` that wait already come due as it says, too.
+        migrated: the definition under which the saga goes on, if that is another one.
     """
 
     saga_id: UUID
@@ -168,3 +179,5 @@ class Advance:
     last_error: str | None = None
     looked: bool = False
     tells: bool = False
+    hurries: bool = False
+    migrated: Migrated | None = None

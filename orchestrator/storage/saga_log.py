@@ -39,6 +39,7 @@ from orchestrator.storage.rows import (
     AttemptId,
     Claimed,
     Closing,
+    Migrated,
     NewSaga,
     OpenAttempt,
     SagaRow,
@@ -147,7 +148,7 @@ class SagaLog:
     def advance(self, change: Advance, connection: sqlalchemy.Connection | None = None) -> bool:
         """Apply a compare-and-set; False when the saga has moved or the token is gone."""
         values = _advance_values(change)
-        statement = statements.ADVANCE_AND_TELL if change.tells else statements.ADVANCE
+        statement = _advance_statement(change)
         if connection is not None:
             return bool(run_inside(connection, statement, values))
         return bool(self._database.run(statement, values, writes=_advance_name(change)))
@@ -260,6 +261,14 @@ def new_id() -> UUID:
     return uuid.uuid4()
 
 
+def _advance_statement(change: Advance) -> str:
+    if change.migrated is not None:
+        return statements.ADVANCE_AND_MIGRATE
+    if change.tells:
+        return statements.ADVANCE_AND_TELL
+    return statements.ADVANCE_AND_HURRY if change.hurries else statements.ADVANCE
+
+
 def _advance_name(change: Advance) -> str:
     if change.closing is None:
         return "decide.commit"
@@ -319,6 +328,17 @@ def _advance_values(change: Advance) -> dict[str, Any]:
         "keep": [f"{each.step}/{each.direction}/{each.number}" for each in change.schedule],
         "schedule": _dumps([_scheduled_values(each) for each in change.schedule]),
         **_closing_values(change.closing),
+        **_migrated_values(change.migrated),
+    }
+
+
+def _migrated_values(migrated: Migrated | None) -> dict[str, Any]:
+    if migrated is None:
+        return {}
+    return {
+        "version": migrated.version,
+        "definition_hash": migrated.definition_hash,
+        "attributes": document(dict(migrated.attributes)),
     }
 
 

@@ -190,6 +190,24 @@ SELECT id FROM moved UNION ALL SELECT id FROM woken
 """As `ADVANCE`, for a saga that others wait for: its parent hears of its state, and who is next in
 line for its lock is looked at. Returns the saga and whom it woke."""
 
+ADVANCE_AND_HURRY = ADVANCE.replace(
+    """SET token = excluded.token,
+        owner = excluded.owner, lease_until = excluded.lease_until,
+        timeout_at = excluded.timeout_at
+    WHERE attempt.token IS NULL AND excluded.token IS NOT NULL""",
+    """SET due_at = excluded.due_at,
+        ring_at = excluded.ring_at, rung_count = attempt.rung_count + excluded.rung_count
+    WHERE attempt.token IS NULL""",
+)
+"""As `ADVANCE`, for attempts that an operator does not let wait for their pause."""
+
+ADVANCE_AND_MIGRATE = ADVANCE.replace(
+    "        state = %(state)s,",
+    """        state = %(state)s, version = %(version)s, definition_hash = %(definition_hash)s,
+        attributes = %(attributes)s::jsonb,""",
+)
+"""As `ADVANCE`, for a saga that goes on under another version of its definition."""
+
 GRANT = """
 UPDATE amends.semantic_lock l SET granted = true
 WHERE l.saga_id = %(saga_id)s AND (l.granted OR NOT EXISTS (

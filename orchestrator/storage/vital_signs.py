@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 from orchestrator.storage.database import Database
+from orchestrator.storage.saga_log import KINDS
 
 SERVER = """
 SELECT current_setting('server_version'), current_setting('server_version_num')::int,
@@ -14,11 +17,22 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
     current_setting('fsync'), clock_timestamp(), pg_is_in_recovery()
 """
 
-FOREIGN = """
-SELECT definition, version, count(*) FROM amends.saga
-WHERE due_at IS NOT NULL AND definition_hash <> ALL(%(hashes)s::text[])
-GROUP BY definition, version ORDER BY definition, version
+_IN_FLIGHT = """
+SELECT s.definition, s.version, s.definition_hash, count(*),
+    count(*) FILTER (WHERE s.state IN ('stuck', 'failed_compensation')), min(s.created_at),
+    (array_agg(s.id ORDER BY s.created_at))[1]
+FROM amends.saga s WHERE s.due_at IS NOT NULL AND {condition}
+GROUP BY s.definition, s.version, s.definition_hash
+ORDER BY s.definition, s.version, s.definition_hash
 """
+
+FOREIGN = _IN_FLIGHT.format(condition="s.definition_hash <> ALL(%(hashes)s::text[])")
+
+UNREADABLE = _IN_FLIGHT.format(
+    condition="""s.definition_hash = ANY(%(hashes)s::text[])
+    AND EXISTS (SELECT FROM amends.saga_log l
+        WHERE l.saga_id = s.id AND l.kind <> ALL(%(kinds)s::text[]))"""
+)
 
 OVERDUE = """
 SELECT count(*), extract(epoch FROM clock_timestamp() - min(due_at))::float8
@@ -40,12 +54,19 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignVersion:
-    """A definition with sagas in flight that this process has not, or not in that shape."""
+class LeftBehind:
+    """Sagas in flight of one shape that this process cannot move.
+
+    `parked` of them are parked; `example` is the oldest one's id, `oldest` when it was started.
+    """
 
     definition: str
     version: int
+    definition_hash: str
     sagas: int
+    parked: int
+    oldest: datetime
+    example: UUID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +89,21 @@ class VitalSigns:
         names = tuple(ServerFacts.__dataclass_fields__)
         return ServerFacts(**dict(zip(names, row, strict=True)))
 
-    def foreign(self, hashes: Sequence[str]) -> list[ForeignVersion]:
-        """Return the definitions of sagas in flight whose hash is none of these."""
-        rows = self._database.run(FOREIGN, {"hashes": list(hashes)})
-        return [ForeignVersion(definition=row[0], version=row[1], sagas=row[2]) for row in rows]
+    def foreign(self, hashes: Sequence[str]) -> list[LeftBehind]:
+        """Return the sagas in flight whose definition's hash is none of these."""
+        return self._left_behind(FOREIGN, {"hashes": list(hashes)})
+
+    def unreadable(self, hashes: Sequence[str]) -> list[LeftBehind]:
+        """Return those in flight of these hashes whose log holds entries of unknown kinds.
+
+        A newer version wrote them. Reads the log of every saga in flight: not to be asked often.
+        """
+        return self._left_behind(UNREADABLE, {"hashes": list(hashes), "kinds": KINDS})
+
+    def _left_behind(self, statement: str, values: Mapping[str, Any]) -> list[LeftBehind]:
+        names = tuple(LeftBehind.__dataclass_fields__)
+        rows = self._database.run(statement, values)
+        return [LeftBehind(**dict(zip(names, row, strict=True))) for row in rows]
 
     def overdue(self, age_seconds: float) -> Overdue:
         """Return how many sagas have been due for longer than that."""

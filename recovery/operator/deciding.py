@@ -1,0 +1,340 @@
+"""From a verb and a saga as it was read to what is written: pure, and refused where it is unsafe.
+
+Whatever is written begins with `OperatorActed`, in the same statement, and is decided for one seq.
+An answer about a step is taken only when nothing of it runs any more and nothing that was sent can
+still arrive: until then an answer could prove wrong a moment later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, assert_never
+
+from orchestrator.context import Effect
+from orchestrator.definition import SagaDefinition, Step
+from orchestrator.entries import (
+    CancelRequested,
+    Direction,
+    Entry,
+    Json,
+    OperatorActed,
+    SagaParked,
+    SagaResolved,
+    SagaUnparked,
+    StepSettled,
+    StepSkipped,
+)
+from orchestrator.errors import PayloadError
+from orchestrator.going_forward import is_past_the_pivot
+from orchestrator.outcomes import told
+from orchestrator.outside_facts import MAX_REASON_LENGTH
+from orchestrator.payloads import refuse_card_data, to_json
+from orchestrator.state import PARKED, StepState
+from orchestrator.state_machine import Decision
+from orchestrator.storage.rows import Migrated
+from orchestrator.unwinding import needs_undo
+from recovery.operator.cases import Case
+from recovery.operator.migrating import migration
+from recovery.operator.refusals import RefusedError
+from recovery.operator.taking_back import taken_back
+from recovery.operator.verbs import (
+    Abandon,
+    By,
+    MarkDone,
+    MarkNotDone,
+    Migrate,
+    Probe,
+    Resolve,
+    Retry,
+    Skip,
+    Verb,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a verb writes.
+
+    Args:
+        entries: in order, `OperatorActed` first.
+        decision: what follows from them; None for verbs that decide nothing further.
+        hurries: attempts that wait for their pause come due now.
+        migrated: the version that the saga goes on under, if that is another one.
+    """
+
+    entries: tuple[Entry, ...]
+    decision: Decision | None = None
+    hurries: bool = False
+    migrated: Migrated | None = None
+
+
+def decided(case: Case, verb: Verb, by: By, newer: SagaDefinition[Any] | None = None) -> Plan:
+    """Return what the verb writes.
+
+    Args:
+        newer: for `Migrate`, the version asked for, if this process has it.
+
+    Raises:
+        RefusedError: the saga does not allow it as it stands, or not yet.
+        UnknownStepError: the saga has no such step.
+        UnknownDefinitionError: this process has not its definition.
+        PayloadError: a reason, a reference or a result is missing or cannot be stored.
+    """
+    check_words(by)
+    match verb:
+        case Retry():
+            return _retry(case, verb, by)
+        case Probe():
+            return _probe(case, verb, by)
+        case MarkDone():
+            return _mark_done(case, verb, by)
+        case MarkNotDone():
+            return _mark_not_done(case, verb, by)
+        case Skip():
+            return _skip(case, verb, by)
+        case Resolve() | Abandon():
+            return _close(case, verb, by)
+        case Migrate():
+            entries, migrated = migration(case, verb, newer, by)
+            return Plan(entries=(_acted(verb, by), *entries), migrated=migrated)
+        case _:
+            assert_never(verb)
+
+
+def _retry(case: Case, verb: Retry, by: By) -> Plan:
+    if case.parked is None:
+        return _hurried(case, verb, by)
+    plan = _goes_on(case, verb, by, fresh=case.parked.steps)
+    _check_moves(case, plan)
+    return plan
+
+
+def _hurried(case: Case, verb: Retry, by: By) -> Plan:
+    _check_not_ended(case)
+    if verb.take_back:
+        raise RefusedError(case.saga, "it is not parked: `amends cancel` has it taken back")
+    decision = case.after(())
+    waiting = [each for each in decision.runs if each.not_before and each.not_before > case.now]
+    if not waiting:
+        raise RefusedError(case.saga, _why_nothing_waits(case, decision))
+    names = [f"{each.direction} {each.step} #{each.attempt}" for each in waiting]
+    return Plan(entries=(_acted(verb, by, names),), decision=decision, hurries=True)
+
+
+def _probe(case: Case, verb: Probe, by: By) -> Plan:
+    step, known = case.step(verb.step)
+    _check_not_ended(case)
+    if step.probe is None:
+        raise RefusedError(
+            case.saga,
+            f"{step.name} has no probe; ask the other side, then `amends mark-done` or "
+            "`amends mark-not-done`",
+        )
+    if not known.forward.unsettled:
+        raise RefusedError(case.saga, f"it is known what became of {step.name}")
+    if not case.is_parked:
+        raise RefusedError(
+            case.saga, "it is not parked and settles that itself; `amends retry` hurries it"
+        )
+    plan = _goes_on(case, verb, by, probed=[step.name])
+    _check_moves(case, plan)
+    return plan
+
+
+def _mark_done(case: Case, verb: MarkDone, by: By) -> Plan:
+    step, _ = _answerable(case, verb.step)
+    refuse_card_data({"reference": verb.reference, "result": verb.result}, verb.step)
+    facts: dict[str, Any]
+    if case.direction is Direction.FORWARD:
+        if not (verb.reference or "").strip():
+            raise PayloadError(
+                f"{step.name} is done under some name at the other side: its reference is needed"
+            )
+        moved = [
+            replace(each, reference=each.reference or verb.reference) for each in verb.movements
+        ]
+        effect = Effect(value=verb.result, reference=verb.reference, movements=moved)
+        facts = told(step.name, effect)
+    else:
+        if verb.movements or verb.result is not None:
+            raise PayloadError("an undo has no result, and its money is told from what it undoes")
+        facts = {
+            "reference": to_json(verb.reference),
+            "movements": taken_back(case.state, step.name, verb.reference) or None,
+        }
+    settled = StepSettled(
+        step=step.name, direction=case.direction, landed=True, by=by.actor, **facts
+    )
+    return _goes_on(case, verb, by, settled)
+
+
+def _mark_not_done(case: Case, verb: MarkNotDone, by: By) -> Plan:
+    step, known = _answerable(case, verb.step)
+    track = known.track(case.direction)
+    if track.attempts == track.released:
+        raise RefusedError(case.saga, f"{_named(case, step)} never ran")
+    if not (case.is_parked or track.unsettled):
+        raise RefusedError(case.saga, f"{_named(case, step)} did not, and is tried again by itself")
+    settled = StepSettled(step=step.name, direction=case.direction, landed=False, by=by.actor)
+    return _goes_on(case, verb, by, settled, fresh=[step.name])
+
+
+def _skip(case: Case, verb: Skip, by: By) -> Plan:
+    step, known = case.step(verb.step)
+    if case.direction is Direction.COMPENSATE:
+        _answerable(case, verb.step)
+        money = taken_back(case.state, step.name, None)
+        if money:
+            sums = ", ".join(f"{each['amount_minor']} {each['currency']}" for each in money)
+            raise RefusedError(
+                case.saga,
+                f"{step.name} moved money that was not given back ({sums}, minor units): "
+                "`amends mark-done` once it is, `amends resolve` if it stays",
+            )
+    else:
+        _check_not_ended(case)
+        _check_closed(case, step, known)
+        if known.is_done:
+            raise RefusedError(case.saga, f"{step.name} is done, or was skipped")
+        _check_quiet(case, step, known)
+    skipped = StepSkipped(step=step.name, direction=case.direction, by=by.actor)
+    return _goes_on(case, verb, by, skipped)
+
+
+def _close(case: Case, verb: Resolve | Abandon, by: By) -> Plan:
+    _check_not_ended(case)
+    if isinstance(verb, Resolve) and not case.is_parked:
+        raise RefusedError(
+            case.saga,
+            f"it is {case.saga.state}, not parked: `amends cancel` has it taken back, "
+            "`amends abandon` closes it as it stands",
+        )
+    if case.state.is_open:
+        raise RefusedError(case.saga, _open_attempts(case))
+    resolved = SagaResolved(actor=by.actor, reason=by.reason)
+    return Plan(entries=(_acted(verb, by), resolved))
+
+
+# -- what is written -------------------------------------------------------------------------------
+
+
+def _goes_on(
+    case: Case,
+    verb: Retry | Probe | MarkDone | MarkNotDone | Skip,
+    by: By,
+    *answers: Entry,
+    fresh: Sequence[str] = (),
+    probed: Sequence[str] = (),
+) -> Plan:
+    """The answers, and that a parked saga goes on with them, forward or to be taken back."""
+    entries: list[Entry] = [_acted(verb, by), *answers]
+    takes_back = not isinstance(verb, Skip) and verb.take_back
+    if takes_back and (not case.is_parked or case.direction is Direction.COMPENSATE):
+        raise RefusedError(
+            case.saga, "only a parked saga that is not being taken back can be taken back then"
+        )
+    if takes_back:
+        entries.append(CancelRequested(reason=by.reason, actor=by.actor))
+    if case.is_parked:
+        entries.append(SagaUnparked(by=by.actor, fresh=list(fresh), probed=list(probed)))
+    decision = case.after(tuple(entries))
+    if takes_back and is_past_the_pivot(case.definition, decision.state):
+        raise RefusedError(case.saga, "its point of no return is behind: nothing is taken back")
+    return Plan(entries=tuple(entries), decision=decision)
+
+
+def _acted(verb: Verb, by: By, attempts: Json = None) -> OperatorActed:
+    return OperatorActed(
+        verb=verb.name, actor=by.actor, reason=by.reason, step=verb.step, data=attempts
+    )
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+def _answerable(case: Case, name: str) -> tuple[Step, StepState]:
+    """A step of which something may be said: its outcome, or that of its undo, is outstanding."""
+    step, known = case.step(name)
+    _check_not_ended(case)
+    _check_closed(case, step, known)
+    if case.direction is Direction.COMPENSATE:
+        if not needs_undo(case.state, step):
+            raise RefusedError(case.saga, f"nothing of {name} is left to be undone")
+    elif known.is_done:
+        raise RefusedError(case.saga, f"{name} is done, or was skipped")
+    elif known.forward.attempts == known.forward.released:
+        raise RefusedError(case.saga, f"{name} never ran")
+    _check_quiet(case, step, known)
+    return step, known
+
+
+def _check_not_ended(case: Case) -> None:
+    if case.has_ended:
+        raise RefusedError(
+            case.saga, f"it has ended, {case.saga.state}; `amends replay` starts its work anew"
+        )
+
+
+def _check_closed(case: Case, step: Step, known: StepState) -> None:
+    if known.is_open:
+        raise RefusedError(case.saga, f"{step.name} runs now: wait for its answer, or its timeout")
+
+
+def _check_quiet(case: Case, step: Step, known: StepState) -> None:
+    """What an attempt sent may arrive until its timeout, and be seen after the other side's lag."""
+    started = [each.started_at for each in (known.forward, known.undo) if each.started_at]
+    if not started:
+        return
+    quiet = max(started) + step.timeout + step.lag
+    if case.now < quiet:
+        raise RefusedError(
+            case.saga,
+            f"what {step.name} sent at {_clock(max(started))} may still arrive; this is possible "
+            f"from {_clock(quiet)} on",
+            possible_from=quiet,
+        )
+
+
+def _check_moves(case: Case, plan: Plan) -> None:
+    """Another try that would park the saga again at once, with the same question, is none."""
+    decision = plan.decision
+    if decision is None or decision.visible not in PARKED:
+        return
+    asked = [each.question for each in decision.entries if isinstance(each, SagaParked)]
+    raise RefusedError(
+        case.saga, f"it would park again at once: {' '.join(asked)} `amends show` says what helps"
+    )
+
+
+def check_words(by: By) -> None:
+    """Refuse an empty or endless reason or actor, or one that cannot be stored."""
+    for name, text in (("reason", by.reason), ("actor", by.actor)):
+        if not to_json(text).strip():
+            raise PayloadError(f"a verb needs {name}; it is kept in the saga's log")
+        if len(text) > MAX_REASON_LENGTH:
+            raise PayloadError(f"{name} has at most {MAX_REASON_LENGTH} characters")
+        refuse_card_data(text, name)
+
+
+def _why_nothing_waits(case: Case, decision: Decision) -> str:
+    if case.state.is_open:
+        return _open_attempts(case)
+    if decision.awaits:
+        until = "" if decision.wake_at is None else f", until {_clock(decision.wake_at)} at most"
+        return f"it waits for something outside, and retrying would not bring it{until}"
+    return "its next attempt is due already and waits for a worker; ask `amends doctor`"
+
+
+def _open_attempts(case: Case) -> str:
+    names = ", ".join(name for name, each in case.state.steps.items() if each.is_open)
+    return f"{names} runs now: wait for its answer, or its timeout"
+
+
+def _named(case: Case, step: Step) -> str:
+    return step.name if case.direction is Direction.FORWARD else f"the undo of {step.name}"
+
+
+def _clock(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

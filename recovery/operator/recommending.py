@@ -1,0 +1,141 @@
+"""What an operator may do next about a saga: the verbs that would not be refused, best first."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from orchestrator.entries import Direction, SagaParked, StepWaiting
+from orchestrator.going_forward import parked_child
+from recovery.operator.cases import Case
+from recovery.operator.deciding import decided
+from recovery.operator.refusals import RefusedError
+from recovery.operator.verbs import (
+    By,
+    MarkDone,
+    MarkNotDone,
+    Probe,
+    Resolve,
+    Retry,
+    Skip,
+    Verb,
+)
+
+REFERENCE = "REFERENCE"
+"""What stands in a command where the other side's name for an effect belongs."""
+
+_ANYBODY = By(actor="anybody", reason="to see whether it would be refused")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """A command to type, and when it is right. `possible_from`: it is refused until then."""
+
+    command: str
+    why: str
+    possible_from: datetime | None = None
+
+
+def recommended(case: Case) -> list[Advice]:
+    """Return what may be done about the saga as it stands; nothing for one that has ended.
+
+    A verb that would be refused is left out, unless it only comes too early.
+    """
+    if case.has_ended:
+        return []
+    if case.known is None:
+        why = f"this process has not {case.saga.definition} v{case.saga.version} in its shape"
+        return [Advice(command="amends check-deploy", why=why)]
+    return [each for verb, why in _candidates(case) if (each := _advice(case, verb, why))]
+
+
+def _advice(case: Case, verb: Verb | str, why: str) -> Advice | None:
+    if isinstance(verb, str):
+        return Advice(command=verb, why=why)
+    advice = Advice(command=command(case, verb), why=why)
+    try:
+        decided(case, verb, _ANYBODY)
+    except RefusedError as refusal:
+        if refusal.possible_from is None:
+            return None
+        return replace(advice, possible_from=refusal.possible_from)
+    return advice
+
+
+def command(case: Case, verb: Verb) -> str:
+    """Return the verb as it is typed, for the saga as it was seen."""
+    words = ["amends", verb.name, str(case.saga.id)]
+    if verb.step is not None:
+        words += ["--step", verb.step]
+    if isinstance(verb, MarkDone):
+        words += ["--reference", verb.reference or REFERENCE]
+    if getattr(verb, "take_back", False):
+        words.append("--take-back")
+    return f'{shlex.join([*words, "--seen", str(case.saga.seq)])} --reason "…"'
+
+
+def _candidates(case: Case) -> Iterator[tuple[Verb | str, str]]:
+    parked = case.parked
+    if parked is None:
+        yield Retry(), "its next attempt, which waits out a pause, comes due now"
+        return
+    match parked.reason:
+        case "unknown" | "poison":
+            yield from _of_an_unknown(parked)
+        case "compensation_exhausted":
+            yield from _of_an_undo(parked)
+        case "child_parked":
+            yield from _of_a_child(case, parked)
+        case "failed_after_pivot":
+            yield from _of_a_failure(parked)
+        case _:
+            yield Retry(), "look again whether it may end"
+    yield Resolve(), "close it as it stands: the matter was settled by hand"
+
+
+def _of_an_unknown(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
+    for step in parked.steps:
+        yield Probe(step=step), f"have the other side asked what became of {step}"
+        yield Retry(), f"repeat {step} under the same key: the answer is the truth"
+        yield MarkDone(step=step, reference=REFERENCE), f"{step} took effect: you asked and saw it"
+        not_done = f"{step} did not take effect and never will"
+        yield MarkNotDone(step=step), f"{not_done}: it is tried under a new key"
+        yield (
+            MarkNotDone(step=step, take_back=True),
+            f"{not_done}, and the saga is taken back",
+        )
+
+
+def _of_an_undo(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
+    yield Retry(), f"try again to undo {', '.join(parked.steps)}"
+    for step in parked.steps:
+        yield (
+            MarkDone(step=step, reference=REFERENCE),
+            f"{step} is undone by other means: you did it, or saw it",
+        )
+        yield (
+            MarkNotDone(step=step),
+            f"{step} is not undone and what was sent never will: it is undone under a new key",
+        )
+        yield Skip(step=step), f"{step} need not be undone"
+
+
+def _of_a_failure(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
+    yield Retry(), f"try {', '.join(parked.steps)} again"
+    for step in parked.steps:
+        yield MarkNotDone(step=step), f"try {step} under a new key: the old one is refused for good"
+        yield MarkDone(step=step, reference=REFERENCE), f"{step} was done by other means"
+        yield Skip(step=step), f"{step} is not needed"
+
+
+def _of_a_child(case: Case, parked: SagaParked) -> Iterator[tuple[str, str]]:
+    for step in parked.steps:
+        known = case.state.step(step)
+        track = known.undo if case.direction is Direction.COMPENSATE else known.forward
+        if isinstance(track.last, StepWaiting):
+            child = parked_child(case.state, known, track.last)
+            if child is not None:
+                saga_id = child.rpartition(" ")[2]
+                yield f"amends show {saga_id}", f"answer the question of {step}'s saga"
