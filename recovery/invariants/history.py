@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from orchestrator.entries import (
     SagaCompensated,
     SagaCompleted,
     SagaResolved,
+    StepReleased,
     StepStarted,
     StepSucceeded,
     UndoFailed,
@@ -150,12 +152,14 @@ def _undoes_in_reverse(saga: SagaHistory, definitions: Definitions) -> Iterator[
     if definition is None or saga.state is State.FAILED_COMPENSATION:
         return
     ended: set[str] = set()
-    effective: set[str] = set()
+    called: Counter[str] = Counter()
     is_whole = True
     for recorded in saga.entries:
         match recorded.entry:
             case StepStarted(direction=Direction.FORWARD, step=step):
-                effective.add(step)
+                called[step] += 1
+            case StepReleased(direction=Direction.FORWARD, step=step):
+                called[step] -= 1
             case UnwindingStarted(cause=cause):
                 is_whole = cause != SECOND_EFFECT
             case LateOutcomeRecorded(step=step) | EffectReported(step=step) | UndoFailed(step=step):
@@ -167,7 +171,7 @@ def _undoes_in_reverse(saga: SagaHistory, definitions: Definitions) -> Iterator[
             case StepStarted(direction=Direction.COMPENSATE, step=step) if is_whole:
                 for later in _all_after(definition, step):
                     has_undo = definition.step(later).compensation is not None
-                    if has_undo and later in effective and later not in ended:
+                    if has_undo and called[later] and later not in ended:
                         if definition.step(later).transactional:
                             continue  # it may have left nothing behind
                         yield Violation(

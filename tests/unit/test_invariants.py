@@ -24,6 +24,7 @@ from orchestrator.entries import (
     SagaStarted,
     SignalReceived,
     StepFailed,
+    StepReleased,
     StepStarted,
     StepSucceeded,
     StepUnknown,
@@ -399,6 +400,12 @@ def test_what_was_undone_is_not_accused(evidence: Evidence) -> None:
     (compensated,) = (each for each in evidence.sagas if each.key == "B")
 
     assert left_undone(compensated.entries, checkout.steps) == []
+
+
+def test_a_step_that_was_only_handed_back_has_no_undo_to_wait_for() -> None:
+    released = StepReleased(step="capture_payment", direction=FORWARD, attempt=1)
+    evidence = with_undo(forward=[begin("capture_payment"), released])
+    assert "undo in reverse order" not in found(evidence)
 
 
 def test_every_invariant_has_a_planted_violation() -> None:
