@@ -231,17 +231,24 @@ class World:
         self._connection.close()
 
     def says(self, what: str, step: str, *, key: str = ANY, direction: str = "forward") -> None:
-        """Have calls of a step, of one saga or of any, held, declined, refused for now, or lost."""
+        """Have calls of a step, of one saga or of any, held, declined, refused for now, or lost.
+
+        What is held goes on as is said next.
+        """
         self._connection.execute(
-            "INSERT INTO outside.script VALUES (%s, %s, %s, %s)", [key, step, direction, what]
+            "INSERT INTO outside.script VALUES (%s, %s, %s, %s) "
+            "ON CONFLICT (saga_key, step, direction) DO UPDATE SET says = excluded.says",
+            [key, step, direction, what],
         )
 
-    def relents(self, step: str | None = None, *, direction: str | None = None) -> None:
-        """Forget what was scripted for a step, or for all of them."""
+    def relents(
+        self, step: str | None = None, *, key: str | None = None, direction: str | None = None
+    ) -> None:
+        """Forget what was scripted: all of it, or what is for a step, a key, a direction."""
         self._connection.execute(
             "DELETE FROM outside.script WHERE step = coalesce(%s, step) "
-            "AND direction = coalesce(%s, direction)",
-            [step, direction],
+            "AND saga_key = coalesce(%s, saga_key) AND direction = coalesce(%s, direction)",
+            [step, key, direction],
         )
 
     def calls(self, step: str | None = None, direction: str = "forward") -> list[Call]:
