@@ -44,6 +44,7 @@ from orchestrator.storage.reads import Reads, SagaSummary
 from orchestrator.storage.rows import NewSaga
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.signals import Signals
+from orchestrator.storage.tombstones import Tombstones
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -99,6 +100,7 @@ class SagaClient:
             Mover(
                 self._log,
                 Signals(database),
+                Tombstones(database),
                 definitions or Definitions(),
                 doorbell or SilentDoorbell(),
             ),

@@ -50,6 +50,7 @@ from orchestrator.storage.step_transaction import (
     TransactionLostError,
     step_transaction,
 )
+from orchestrator.storage.tombstones import Tombstones
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -82,7 +83,7 @@ class Coordinator:
         self.log = SagaLog(database)
         self.definitions = definitions
         self.doorbell = doorbell
-        self.mover = Mover(self.log, Signals(database), definitions, doorbell)
+        self.mover = Mover(self.log, Signals(database), Tombstones(database), definitions, doorbell)
         self.leases = Leases(self.log, lease)
         self.gate = Gate()
         self._database = database

@@ -151,7 +151,11 @@ def _on_migrated(state: SagaState, _: Recorded, entry: SagaMigrated) -> SagaStat
         return entry.renamed.get(name, name)
 
     steps = {
-        new(name): replace(step, undone_by=step.undone_by and new(step.undone_by))
+        new(name): replace(
+            step,
+            undone_by=step.undone_by and new(step.undone_by),
+            key_name=step.key_name or (name if new(name) != name else None),
+        )
         for name, step in state.steps.items()
     }
     asked = [new(each) for each in state.parked.steps] if state.parked else []

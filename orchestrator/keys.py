@@ -31,7 +31,8 @@ def undo_key(forward: str, reference: str | None, generation: int = 1) -> str:
 
 def step_key(state: SagaState, definition: str, saga_key: str, step: str) -> str:
     """Return the key under which the step acts, whichever direction asks."""
-    return forward_key(definition, saga_key, step, state.step(step).generation)
+    known = state.step(step)
+    return forward_key(definition, saga_key, known.key_name or step, known.generation)
 
 
 def key_of(state: SagaState, definition: str, saga_key: str, step: str, direction: str) -> str:

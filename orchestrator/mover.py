@@ -32,6 +32,7 @@ from orchestrator.storage.database import Locked, Moved
 from orchestrator.storage.rows import Advance, Closing, Migrated, OpenAttempt, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.signals import Signals
+from orchestrator.storage.tombstones import Tombstones
 
 MOVE_TRIES = 30
 """Every lost round means that somebody else moved the saga; thirty in a row mean a bug."""
@@ -62,10 +63,16 @@ class Mover:
     """
 
     def __init__(
-        self, log: SagaLog, signals: Signals, definitions: Definitions, doorbell: Doorbell
+        self,
+        log: SagaLog,
+        signals: Signals,
+        tombstones: Tombstones,
+        definitions: Definitions,
+        doorbell: Doorbell,
     ) -> None:
         self._log = log
         self._signals = signals
+        self._tombstones = tombstones
         self._definitions = definitions
         self._doorbell = doorbell
 
@@ -217,8 +224,9 @@ class Mover:
     def keep_late(self, saga_id: UUID, late: LateOutcomeRecorded) -> None:
         """Log a refused result, once, and decide what an unexpected effect leads to.
 
-        As patient as the record of any outcome: nobody else knows of this one. Where it cannot be
-        done (the saga was pruned) observers are told, with all that is known.
+        As patient as the record of any outcome: nobody else knows of this one. A saga that was
+        pruned comes back as `stuck`, with the question. Where even its tombstone is gone observers
+        are told, with all that is known.
 
         Raises:
             LogUnavailableError: Postgres did not answer for `RECORD_GRACE_SECONDS`.
@@ -228,12 +236,20 @@ class Mover:
             known = any(_is_about(each.entry, late) for each in snapshot.entries)
             return None if known else Facts(entries=(late,))
 
-        placed = None
+        placed = False
         try:
-            placed = self._move_patiently(saga_id, facts)
+            placed = self._move_patiently(saga_id, facts) is not None or self._revived(
+                saga_id, late
+            )
         finally:
-            if placed is None:
+            if not placed:
                 emit("saga.late_outcome_unplaced", saga_id=saga_id, step=late.step, late=late)
+
+    def _revived(self, saga_id: UUID, late: LateOutcomeRecorded) -> bool:
+        revived = self._tombstones.revive(saga_id, late)
+        if revived is not None:
+            announce(revived.saga, revived.entries)
+        return revived is not None
 
     def _move_patiently(self, saga_id: UUID, facts: FactsOf) -> State | None:
         until = time.monotonic() + RECORD_GRACE_SECONDS

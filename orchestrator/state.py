@@ -151,6 +151,7 @@ class StepState:
         undo_reference: the other side's name for what an undo found itself and undid.
         generation: which idempotency key the step uses; it rises only when the key before was
             settled as not landed for good. `undo_generation`: the same for its undoing.
+        key_name: the name that its keys are derived from, if a migration has renamed the step.
         signals_used: how many signals of each name were already delivered to it.
         signal: the signal that ended its latest wait, for all attempts up to the next wait; None
             when the wait ended by its deadline.
@@ -169,6 +170,7 @@ class StepState:
     undo_reference: str | None = None
     generation: int = 1
     undo_generation: int = 1
+    key_name: str | None = None
     signals_used: Mapping[str, int] = field(default_factory=dict)
     signal: SignalReceived | None = None
 

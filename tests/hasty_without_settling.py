@@ -14,4 +14,5 @@ def unwind_at_once(_definition: Any, state: Any, _now: Any, _seed: Any, trouble:
     return () if state.is_open else (trouble,)
 
 
-going_forward._turning_round = unwind_at_once
+unprotected: Any = going_forward
+unprotected._turning_round = unwind_at_once

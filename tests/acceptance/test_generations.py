@@ -18,6 +18,7 @@ from orchestrator.state import State
 from orchestrator.storage.database import Database
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.signals import Signals
+from orchestrator.storage.tombstones import Tombstones
 from tests.acceptance.parcels import BOX, ORDER, PARCEL
 from tests.deployment import Deployment, Member
 from tests.outside_world import World
@@ -192,7 +193,9 @@ def question(family: Deployment, saga_id: UUID) -> str:
 def operator_retries(family: Deployment, saga_id: UUID, step: str) -> None:
     """Write what the operator's verb writes."""
     database = Database(family.engine)
-    mover = Mover(SagaLog(database), Signals(database), DEFINITIONS, family.doorbell)
+    mover = Mover(
+        SagaLog(database), Signals(database), Tombstones(database), DEFINITIONS, family.doorbell
+    )
     mover.add(saga_id, SagaUnparked(by="ada", fresh=[step]), unless=lambda _: False)
 
 

@@ -49,6 +49,15 @@ def pruned(engine: Engine, retention: Retention) -> UUID:
     return saga_id
 
 
+def test_a_worker_that_comes_back_after_its_saga_was_pruned_is_heard(
+    engine: Engine, pruned: UUID
+) -> None:
+    engine.coordinator.mover.keep_late(pruned, LATE)
+
+    assert engine.client.get(pruned).state == "stuck"
+    assert engine.entries(pruned)[-1] == LATE
+
+
 def test_it_is_back_as_stuck_with_a_question_that_names_step_and_reference(
     engine: Engine, tombstones: Tombstones, pruned: UUID
 ) -> None:

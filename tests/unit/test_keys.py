@@ -5,6 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.entries import Recorded, SagaMigrated
+from orchestrator.folding import apply
 from orchestrator.keys import forward_key, key_of, undo_key
 from tests.histories import COMPENSATE, FORWARD, History, doing, saga
 
@@ -41,6 +43,25 @@ def test_only_a_settled_unknown_gives_a_new_generation() -> None:
     history = History(SHOP).unknown("pay")
     assert history.state.step("pay").generation == 1
     assert history.settles("pay", landed=False).state.step("pay").generation == 2
+
+
+def test_a_step_that_a_migration_renamed_keeps_its_keys() -> None:
+    """Else what it did, or may have done, would be done again under the new name's key."""
+    history = History(SHOP).unknown("pay")
+    before = key_of(history.state, "shop", "order-1", "pay", FORWARD)
+    undo = key_of(history.state, "shop", "order-1", "pay", COMPENSATE)
+    migrated = apply(
+        history.state,
+        Recorded(
+            seq=history.state.seq + 1,
+            at=history.now,
+            entry=SagaMigrated(
+                version=2, definition_hash="h", payload={}, renamed={"pay": "charge"}
+            ),
+        ),
+    )
+    assert key_of(migrated, "shop", "order-1", "charge", FORWARD) == before
+    assert key_of(migrated, "shop", "order-1", "charge", COMPENSATE) == undo
 
 
 def test_the_key_is_the_one_that_was_promised() -> None:
