@@ -95,8 +95,8 @@ class Resources:
     _built: dict[type, Any] = field(default_factory=dict, repr=False)
 
     def also(self, protocol: type[R], factory: Callable[[], R]) -> Resources:
-        """Return these, and one more unless it is there already."""
-        return Resources(factories={protocol: factory, **self.factories})
+        """Return these, and one more unless it is there already; what is built is built once."""
+        return Resources(factories={protocol: factory, **self.factories}, _built=self._built)
 
     def get(self, protocol: type[R]) -> R:
         """Return the process's instance, built at the first use.

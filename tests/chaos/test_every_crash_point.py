@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import uuid
 from collections import Counter
@@ -84,6 +85,7 @@ def world(database: str, broker_url: str, gateway: SandboxProcess) -> Iterator[W
         )
     engine.dispose()
     app.close()
+    gc.collect()  # here, where what the dead left open is expected
 
 
 def payload_of(key: str, token: str) -> dict[str, Any]:
