@@ -81,12 +81,12 @@ def pivot_in_play(definition: Definition, state: SagaState) -> str | None:
     return definition.pivot if is_claimed or isinstance(track.last, StepWaiting) else None
 
 
-def parked_child(state: SagaState, step: StepState, wait: StepWaiting) -> str | None:
+def parked_child(state: SagaState, wait: StepWaiting) -> str | None:
     """What a waiting parent heard last of its child, if that is parked: its state and id."""
     if wait.signal is None or not wait.signal.startswith(CHILD_SIGNAL):
         return None
     heard: Sequence[SignalReceived] = state.signals.get(wait.signal, ())
-    if not heard or len(heard) <= step.signals_used.get(wait.signal, 0):
+    if not heard:
         return None
     told = heard[-1].payload or {}
     return f"{told.get('state')}: {told.get('saga_id')}" if told.get("state") in PARKED else None
@@ -156,7 +156,7 @@ def _next_try(state: SagaState, step: Step, now: datetime, seed: str) -> Action:
     known = state.step(step.name)
     track = known.forward
     if isinstance(track.last, StepWaiting):
-        child = parked_child(state, known, track.last)
+        child = parked_child(state, track.last)
         if child is not None:
             return _parked_with_its_child(step, child)
         return after_waiting(state, step, Direction.FORWARD, track.last, now, seed)

@@ -138,7 +138,7 @@ def _while_parked(definition: Definition, state: SagaState, now: datetime) -> tu
         step = state.step(name)
         if state.parked.reason == "child_parked":
             track = step.undo if state.parked_from is State.COMPENSATING else step.forward
-            if isinstance(track.last, StepWaiting) and parked_child(state, step, track.last):
+            if isinstance(track.last, StepWaiting) and parked_child(state, track.last):
                 return ()
         elif not step.is_done:
             return ()

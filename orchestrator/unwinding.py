@@ -62,7 +62,7 @@ def after_the_end(definition: Definition, state: SagaState) -> tuple[Action, ...
     for each in definition.steps:
         known = state.step(each.name)
         if state.phase is State.COMPENSATED:
-            if known.uncovered_effect and needs_undo(state, each):
+            if needs_undo(state, each):
                 return (StartUnwinding(cause="late", step=each.name),)
         elif known.second_effect and needs_undo_of_effect(each):
             return (StartUnwinding(cause=SECOND_EFFECT, step=each.name),)
@@ -142,7 +142,7 @@ def _next_undo(state: SagaState, step: Step, now: datetime, seed: str) -> list[A
         assert step.undone_by is not None, "only then it is spared"
         return [SkipUndo(step=step.name, undone_by=step.undone_by)]
     if isinstance(known.undo.last, StepWaiting):
-        child = parked_child(state, known, known.undo.last)
+        child = parked_child(state, known.undo.last)
         if child is not None:
             return [_waits_for_its_child(step, child)]
         return [after_waiting(state, step, Direction.COMPENSATE, known.undo.last, now, seed)]

@@ -88,6 +88,7 @@ class History:
                 payload=order.model_dump(),
                 skipped=[s.name for s in definition.steps if s.when and not s.when(order)],
                 deadline_seconds=None if deadline is None else deadline.total_seconds(),
+                lock=None if definition.lock is None else definition.lock.on(order),
             )
         )
 
@@ -95,9 +96,13 @@ class History:
 
     def records(self, *facts: Entry) -> Self:
         """Append facts, then everything that is decided because of them."""
+        return self.appends(*facts).looks()
+
+    def appends(self, *facts: Entry) -> Self:
+        """Append facts before anybody decides."""
         for fact in facts:
             self._append(fact)
-        return self.looks()
+        return self
 
     def looks(self) -> Self:
         """Decide again, as a sweep does."""

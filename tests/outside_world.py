@@ -155,6 +155,7 @@ class _Call:
     """One call of a step, from its arrival to its answer."""
 
     def __init__(self, ctx: StepContext[Any]) -> None:
+        known = ctx.effect and ctx.effect.reference
         self._slow_seconds = ctx.payload.slow_ms / 1000
         self._values = {
             "saga_key": ctx.saga_key,
@@ -162,7 +163,7 @@ class _Call:
             "direction": ctx.direction,
             "attempt": ctx.attempt,
             "pid": os.getpid(),
-            "key": ctx.step_key,
+            "key": known or ctx.step_key,
             "definition": ctx.definition,
         }
         [(self._number, self.says)] = self._rows(CALL)

@@ -135,7 +135,7 @@ def _of_a_child(case: Case, parked: SagaParked) -> Iterator[tuple[str, str]]:
         known = case.state.step(step)
         track = known.undo if case.direction is Direction.COMPENSATE else known.forward
         if isinstance(track.last, StepWaiting):
-            child = parked_child(case.state, known, track.last)
+            child = parked_child(case.state, track.last)
             if child is not None:
                 saga_id = child.rpartition(" ")[2]
                 yield f"amends show {saga_id}", f"answer the question of {step}'s saga"
