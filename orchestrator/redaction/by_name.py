@@ -48,7 +48,7 @@ SECRETS: Final = re.compile(
     r"|(?<=s)ecret(?:[ _-]?key)?"
     r"|(?<=a)(?:pi|ccess)[ _-]?(?:key|token)"
     r"|(?<=r)efresh[ _-]?token)"
-    rf"(?:=|{_QUOTES}{{1,4}}{_SPACE}{{0,3}}[:=]){_SPACE}{{0,3}}{_QUOTES}{{0,4}}"
+    rf"(?:{FILL}{{0,8}}=|{_QUOTES}{{1,4}}{_SPACE}{{0,3}}[:=]){_SPACE}{{0,3}}{_QUOTES}{{0,4}}"
     r"(?P<secret>(?!none\b|null\b|true\b|false\b)[^\s\"'\\,;&*\[\](){}<>]{3,})"
     r")"
 )
@@ -58,6 +58,13 @@ SECRETS_HINTS: Final = (
     *("cid", "csc", "curity code", "pin", "pass", "pwd"),
     *("secret", "private", "api", "access", "refresh"),
 )
+
+
+def is_telling(name: str) -> bool:
+    """Whether the name of a field may make its value sensitive."""
+    small = name.lower()
+    return any(each in small for each in (*CARD_DATA_HINTS, *SECRETS_HINTS))
+
 
 SECRET_NAME: Final = re.compile(
     r"(?i:password|passwd|pwd|secret|secret_?key|api_?(?:key|token)|access_?(?:key|token)"

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from orchestrator.redaction.by_name import SECRET_NAME
+from orchestrator.redaction.by_name import SECRET_NAME, is_telling
 from orchestrator.redaction.text import (
+    CARD_DATA_NEEDS,
+    LOG_NEEDS,
     SECRET,
-    Find,
     card_data,
     card_data_and_secrets,
     replaced,
@@ -39,7 +40,7 @@ def redact_dict(value: Any) -> Any:
     The same object comes back where there are none; nothing is changed in place. Deeper than 50
     levels, and after 100,000 values, a mark stands for the rest.
     """
-    return _Walk(card_data_and_secrets, hides_secrets=True).value(value)
+    return _Walk(hides_secrets=True).value(value)
 
 
 def without_card_data(value: Any) -> tuple[Any, list[str]]:
@@ -48,16 +49,17 @@ def without_card_data(value: Any) -> tuple[Any, list[str]]:
     Only what PCI DSS forbids to store is hidden: a step's result may hold a token that the next
     step needs. Places are paths like ``card.number`` and hold no values.
     """
-    walk = _Walk(card_data)
+    walk = _Walk(hides_secrets=False)
     return walk.value(value), list(dict.fromkeys(walk.hidden))
 
 
 class _Walk:
     """One walk over one value; `hidden` has the path of everything that was replaced."""
 
-    def __init__(self, find: Find, *, hides_secrets: bool = False) -> None:
+    def __init__(self, *, hides_secrets: bool) -> None:
         self.hidden: list[str] = []
-        self._find = find
+        self._find = card_data_and_secrets if hides_secrets else card_data
+        self._may_hold_any = (LOG_NEEDS if hides_secrets else CARD_DATA_NEEDS).search
         self._hides_secrets = hides_secrets
         self._left = MAX_VALUES
         self._path: list[str] = []
@@ -99,9 +101,12 @@ class _Walk:
         walked = {}
         is_same = True
         for key, each in items:
-            is_plain = isinstance(key, str | int | bytes)
-            shown = self._below("(name)", key) if is_plain else key
-            new = self._below(_place(shown), each, key if isinstance(key, str) else "")
+            is_text = isinstance(key, str)
+            if is_text and not self._may_hold_any(key):
+                shown = key
+            else:
+                shown = self._below("(name)", key) if isinstance(key, str | int | bytes) else key
+            new = self._below(_place(shown), each, key if is_text else "")
             is_same = is_same and shown is key and new is each
             walked[shown] = new
         return value if is_same else walked
@@ -114,10 +119,13 @@ class _Walk:
             self._path.pop()
 
     def _text(self, value: str, name: str) -> str:
-        if self._hides_secrets and value and _is_secret(name):
+        meaning = _meaning(name)
+        if not meaning.is_telling and not self._may_hold_any(value):
+            return value  # most fields are words and small numbers
+        if self._hides_secrets and value and meaning.is_secret:
             return self._hide(SECRET)
         # Judged with its name in front; what is found in the name alone is the name's affair.
-        label = f"{name}=" if name and len(name) <= _LONGEST_NAME else ""
+        label = f"{name}=" if meaning.is_name else ""
         ahead = len(label)
         found = [
             each._replace(start=max(0, each.start - ahead), end=each.end - ahead)
@@ -157,6 +165,20 @@ def _place(name: object) -> str:
     return str(name) if is_plain else "?"
 
 
+class _Meaning(NamedTuple):
+    """What a field's name says of its value."""
+
+    is_name: bool
+    is_telling: bool
+    is_secret: bool
+
+
 @lru_cache(maxsize=1024)
-def _is_secret(name: str) -> bool:
-    return len(name) <= _LONGEST_NAME and SECRET_NAME.search(name) is not None
+def _meaning(name: str) -> _Meaning:
+    if not 0 < len(name) <= _LONGEST_NAME:
+        return _Meaning(is_name=False, is_telling=False, is_secret=False)
+    return _Meaning(
+        is_name=True,
+        is_telling=is_telling(name),
+        is_secret=SECRET_NAME.search(name) is not None,
+    )

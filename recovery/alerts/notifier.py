@@ -17,7 +17,7 @@ from typing import Any
 from orchestrator.entries import Recorded
 from orchestrator.errors import HistoryError
 from orchestrator.instrumentation import emit
-from orchestrator.redaction import redact, redact_dict
+from orchestrator.redaction import redact
 from orchestrator.seam import durable
 from orchestrator.storage.alerts import Alert, Alerts
 from orchestrator.storage.database import Database
@@ -142,7 +142,7 @@ class Notifier:
 
     def _send(self, alert: Alert) -> str | None:
         """Give the alert to every sink; return what went wrong, or None."""
-        body = json.dumps(redact_dict(message(alert, self._entries(alert))), separators=(",", ":"))
+        body = json.dumps(message(alert, self._entries(alert)), separators=(",", ":"))
         errors = []
         for sink in self._sinks:
             try:

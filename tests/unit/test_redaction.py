@@ -208,6 +208,7 @@ def test_other_long_numbers_and_words_are_left_alone(text: str) -> None:
         ("t eyJhbGciOiJI.eyJzdWIiOiIx.sig", "t [REDACTED_SECRET]"),
         ("postgresql://u:hunter2@host/db", "postgresql://u:[REDACTED_SECRET]@host/db"),
         ('{"password": "hunter2"}', '{"password": "[REDACTED_SECRET]"}'),
+        ("password%3Dhunter2", "password%3D[REDACTED_SECRET]"),
         ("api_key=hunter2&x=1", "api_key=[REDACTED_SECRET]&x=1"),
     ],
 )

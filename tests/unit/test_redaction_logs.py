@@ -14,9 +14,14 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from click.testing import CliRunner
 from kombu.message import Message
 
+from orchestrator.instrumentation import emit, observed
 from orchestrator.redaction import PCIRedactionFilter, install_root_redaction_filter
+from recovery.cli.failures import failure_of
+from recovery.cli.output import Output
+from recovery.cli.program import amends
 from workers.redacted_request import RedactedRequest
 
 ROOT = Path(__file__).parents[2]
@@ -161,6 +166,15 @@ def test_an_event_of_structlog_stays_an_event() -> None:
     assert record.msg == {"event": "paid", "card": HIDDEN}
 
 
+def test_observers_are_told_without_card_numbers() -> None:
+    heard: list[Any] = []
+
+    with observed(lambda event, fields: heard.append((event, fields))):
+        emit("start.refused", key=CARD, error=f"card {CARD}", attempt=1)
+
+    assert heard == [("start.refused", {"key": HIDDEN, "error": f"card {HIDDEN}", "attempt": 1})]
+
+
 # What Celery tells of a task.
 
 
@@ -214,3 +228,21 @@ def test_neither_events_nor_remote_control_show_the_arguments_of_a_start() -> No
     assert CARD not in told
     assert told.count(HIDDEN) == 7
     assert request.kwargs["key"] == CARD  # the start itself refuses it, by name
+
+
+# What the command line prints.
+
+
+def test_the_command_line_repeats_no_card_number(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"key": CARD, "number": int(CARD)}
+
+    Output().record(values, f"saga {CARD}")
+    Output(as_json=True).record(values, "")
+    Output().rows(["key"], [values])
+    Output(as_json=True).rows(["key"], [values])
+    Output().note(f"saga {CARD}")
+    mistyped = CliRunner().invoke(amends, ["show", f"--{CARD}"])
+    printed = "".join((*capsys.readouterr(), mistyped.output, failure_of(OSError(CARD)).message))
+
+    assert CARD not in printed
+    assert printed.count(HIDDEN) == 9
