@@ -209,7 +209,7 @@ PAYMENT = ChargeResult(
         (Decimal, Decimal("1.00")),
         (type(None), None),
     ],
-    ids=str,
+    ids=lambda given: getattr(given, "__name__", "") if isinstance(given, type) else "",
 )
 def test_an_answer_has_the_declared_type_the_first_time_and_later(
     store: IdempotencyStore, kind: Any, value: Any

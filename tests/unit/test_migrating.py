@@ -10,14 +10,16 @@ import pytest
 from pydantic import BaseModel
 
 from orchestrator.definition import Migration, SagaDefinition, Step
-from orchestrator.entries import OperatorActed, SagaMigrated, StepSkipped
+from orchestrator.entries import OperatorActed, SagaMigrated, StepSkipped, StepSucceeded
 from orchestrator.errors import PayloadError, UnknownDefinitionError
+from orchestrator.keys import key_of
+from orchestrator.money_at_risk import money_at_risk
 from orchestrator.state import State
 from orchestrator.storage.rows import Migrated
 from recovery.operator.deciding import Plan, decided
 from recovery.operator.refusals import RefusedError
-from recovery.operator.verbs import Migrate, Retry
-from tests.histories import COMPENSATE, History, doing, saga
+from recovery.operator.verbs import MarkDone, MarkNotDone, Migrate, Retry, Skip
+from tests.histories import COMPENSATE, FORWARD, History, doing, saga
 from tests.operators import ADA, case_of
 
 TO_2 = Migrate(version=2)
@@ -92,7 +94,9 @@ def test_the_payload_is_made_and_checked_by_the_newer_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [lambda _: {"dollars": 5}, lambda old: old["missing"], None], ids=str
+    "payload",
+    [lambda _: {"dollars": 5}, lambda old: old["missing"], None],
+    ids=["of another shape", "that cannot be made", "as it was"],
 )
 def test_a_payload_that_does_not_fit_is_refused(payload: Any) -> None:
     to = newer(RESERVE, PAY, SHIP, model=Parcel, payload=payload)
@@ -119,8 +123,13 @@ def test_conditions_of_new_steps_are_decided_with_the_new_payload() -> None:
     ("steps", "renamed", "why"),
     [
         ((RESERVE, SHIP), {}, "pay ran, and no step is its counterpart"),
-        ((RESERVE, PAY, SHIP), {"reserve": "hold"}, "reserve ran, and no step is its counterpart"),
-        ((RESERVE, PAY, SHIP), {"reserve": "pay"}, "would be pay"),
+        ((PAY, SHIP), {"reserve": "hold"}, "reserve ran, and no step is its counterpart"),
+        ((PAY, SHIP), {"reserve": "pay"}, "would be pay"),
+        (
+            (RESERVE, doing("charge"), PAY, SHIP),
+            {"pay": "charge"},
+            "heard of pay late would be taken for another step's",
+        ),
         (
             (RESERVE, doing("pay", no_compensation="none, because"), SHIP),
             {},
@@ -183,6 +192,50 @@ def test_a_version_that_is_not_here_is_refused_the_old_one_too() -> None:
     to = newer(RESERVE, PAY, SHIP)
     with pytest.raises(UnknownDefinitionError, match="shop v1"):
         decided(case_of(parked(), to, known=False), TO_2, ADA, to)
+
+
+def renamed(history: History) -> History:
+    """The saga after it went on under a version that charges instead of paying."""
+    to = newer(RESERVE, doing("charge"), SHIP, renamed={"pay": "charge"})
+    found = plan(history, to)
+    history.definition = to
+    return history.records(*found.entries)
+
+
+def test_a_renamed_step_keeps_its_key() -> None:
+    """Else what may have happened under the old one would happen once more."""
+    history = parked()
+    before = key_of(history.state, "shop", "order-1", "pay", FORWARD)
+    assert key_of(renamed(history).state, "shop", "order-1", "charge", FORWARD) == before
+
+
+def test_a_late_effect_is_undone_under_the_name_that_its_step_has_now() -> None:
+    history = renamed(parked())
+    history.records(
+        *decided(case_of(history), MarkNotDone(step="charge", take_back=True), ADA).entries
+    )
+    history.finds_nothing("charge").undoes("reserve")
+    assert history.visible is State.COMPENSATED
+    history.late("pay", attempt=1, reference="pay-1")
+    assert history.wants == ["undo charge#2"]
+
+
+def test_the_money_of_a_renamed_step_is_still_its_own() -> None:
+    history = History(OLD).claims("reserve").succeeds("reserve").claims("pay")
+    moved = {"kind": "capture", "amount_minor": 1990, "currency": "EUR", "reference": "pay-1"}
+    history.records(
+        StepSucceeded(
+            step="pay", direction=FORWARD, attempt=1, reference="pay-1", movements=[moved]
+        )
+    )
+    history.declined("ship").declined("pay", COMPENSATE).undoes("reserve").later(hours=1)
+    renamed(history)
+    with pytest.raises(RefusedError, match="1990 EUR"):
+        decided(case_of(history), Skip(step="charge"), ADA)
+    done = MarkDone(step="charge", reference="transfer-9")
+    history.records(*decided(case_of(history), done, ADA).entries)
+    assert history.visible is State.COMPENSATED
+    assert money_at_risk(history.log) == {}
 
 
 def test_a_key_keeps_its_age_when_its_step_is_renamed() -> None:
