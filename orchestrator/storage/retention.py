@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from orchestrator.state import State
-from orchestrator.storage.database import Database
+from orchestrator.storage.database import Database, Moved
 
 CUTOFF = "SELECT clock_timestamp() - %(older_than)s::interval"
 
@@ -104,12 +104,12 @@ class Retention:
 
         Committed on return, and safe to repeat. What is missing has moved, is locked, or is kept.
         """
-        values = {
-            "ids": [each.id for each in sagas],
-            "seqs": [each.seq for each in sagas],
-            "older_than": older_than,
-        }
-        return dict(self._database.run(PRUNE, values, writes="prune.commit"))
+        ids = [each.id for each in sagas]
+        values = {"ids": ids, "seqs": [each.seq for each in sagas], "older_than": older_than}
+        try:
+            return dict(self._database.run(PRUNE, values, writes="prune.commit"))
+        except Moved:
+            return dict.fromkeys(ids, False)  # somebody else's transaction came first: not yet
 
     def prune_signals(self, older_than: timedelta, most: int) -> int:
         """Delete up to `most` old signals that nobody took and no saga waits for; return how many.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
@@ -14,8 +15,10 @@ from sqlalchemy.orm import Session
 from orchestrator.client import Started
 from orchestrator.context import Effect, Movement
 from orchestrator.errors import IdempotencyConflictError, SagaNotFoundError, Terminal
+from orchestrator.seam import intercepted
 from orchestrator.state import State
-from orchestrator.storage.database import Database
+from orchestrator.storage import retention as statements
+from orchestrator.storage.database import Database, Moved
 from orchestrator.storage.retention import Retention
 from orchestrator.subscription import Subscription
 from recovery.pruner import Pruner
@@ -25,6 +28,7 @@ from tests.integration.engine import Engine, wait_until
 from tests.quiet_postgres import quiet  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("quiet")
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -285,6 +289,23 @@ def test_a_saga_that_somebody_is_at_is_not_waited_for(engine: Engine, retention:
     assert prune(retention).pruned.total() == 1
 
 
+def test_a_deletion_that_lost_to_another_transaction_is_tried_again(
+    engine: Engine, retention: Retention
+) -> None:
+    plant(engine, 3)
+    lost: list[str] = []
+
+    def interceptor(name: str, action: Callable[[], T]) -> T:
+        if name == "prune.commit" and len(lost) < 2:
+            lost.append(name)
+            raise Moved("deadlock detected")
+        return action()
+
+    with intercepted(interceptor):
+        assert prune(retention).pruned.total() == 3
+    assert len(lost) == 2
+
+
 # -- a start at the very moment --------------------------------------------------------------------
 
 
@@ -388,3 +409,23 @@ def test_a_page_is_no_longer_than_a_batch_and_none_is_met_twice(
     pages = list(retention.ended(ENDS, NINETY_DAYS, 100))
     assert [len(page) for page in pages] == [100, 100, 50]
     assert len({each.id for page in pages for each in page}) == 250
+
+
+def test_a_page_is_read_by_an_index(engine: Engine) -> None:
+    plant(engine, 3_000)
+    engine.sql("ANALYZE amends.saga")
+    with engine.pool.connect() as connection:
+        plan = connection.exec_driver_sql(
+            "EXPLAIN " + statements.ENDED,
+            {
+                "older_than": NINETY_DAYS,
+                "after": "-infinity",
+                "after_id": UUID(int=0),
+                "cutoff": datetime.now(UTC) - NINETY_DAYS,
+                "states": ENDS,
+                "limit": 100,
+            },
+        )
+        lines = "\n".join(row[0] for row in plan)
+    assert "using saga_created" in lines, lines
+    assert "Seq Scan on saga" not in lines, lines
