@@ -55,6 +55,8 @@ def redact(text: str, tokenizer: Tokenizer | None = None) -> str:
         tokenizer: gives what stands in place of a card number. Where it raises, the last four
             digits do.
     """
+    if not text:
+        return text  # nothing, or None as the seed allowed
     found = card_data_and_secrets(text)
     if tokenizer is not None:
         found = [_tokenized(each, tokenizer) for each in found]

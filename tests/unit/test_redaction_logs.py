@@ -159,6 +159,18 @@ def test_the_filter_redacts_whatever_formats_the_record(written: StringIO) -> No
     assert f"ValueError: {HIDDEN}\n%d ('{HIDDEN}',) {HIDDEN}" in written.getvalue()
 
 
+def test_nobody_can_format_the_traceback_once_more() -> None:
+    try:
+        raise ValueError(CARD)
+    except ValueError:
+        record = logging.makeLogRecord({"exc_info": sys.exc_info(), "stack_info": CARD})
+
+    assert PCIRedactionFilter().filter(record)
+    assert record.exc_info is None
+    assert (record.exc_text or "").endswith(f"ValueError: {HIDDEN}")
+    assert record.stack_info == HIDDEN
+
+
 def test_an_event_of_structlog_stays_an_event() -> None:
     record = logging.makeLogRecord({"msg": {"event": "paid", "card": CARD}})
 
