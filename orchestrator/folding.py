@@ -83,10 +83,21 @@ def apply(state: SagaState, recorded: Recorded) -> SagaState:
     if (state.seq == 0) is not isinstance(entry, SagaStarted):
         raise HistoryError(f"{type(entry).__name__} cannot be at seq {recorded.seq}")
     folded = replace(state, seq=recorded.seq)
+    recorded = _under_its_name(state.renamed, recorded)
+    entry = recorded.entry
     if getattr(entry, "movements", None) or isinstance(entry, UndoFailed | MovementSettled):
         folded = replace(folded, money=(*state.money, recorded))
     fold = _FOLDS[type(entry)]
     return fold(folded, recorded, entry)
+
+
+def _under_its_name(renamed: Mapping[str, str], recorded: Recorded) -> Recorded:
+    """Facts about a step may come under the name that it had before the saga was migrated."""
+    entry: Any = recorded.entry
+    name = getattr(entry, "step", None)
+    if name is None or name not in renamed:
+        return recorded
+    return replace(recorded, entry=replace(entry, step=renamed[name]))
 
 
 # -- the saga --------------------------------------------------------------------------------------
@@ -160,7 +171,15 @@ def _on_migrated(state: SagaState, _: Recorded, entry: SagaMigrated) -> SagaStat
     }
     asked = [new(each) for each in state.parked.steps] if state.parked else []
     parked = state.parked and replace(state.parked, steps=asked)
-    return replace(state, steps=steps, parked=parked, payload=entry.payload)
+    before = {name: new(known) for name, known in state.renamed.items()}
+    return replace(
+        state,
+        steps=steps,
+        parked=parked,
+        payload=entry.payload,
+        renamed={**before, **entry.renamed},
+        money=tuple(_under_its_name(entry.renamed, each) for each in state.money),
+    )
 
 
 def _phase(state: SagaState, entry: Entry, named: State | None = None) -> State:

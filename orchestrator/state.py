@@ -220,6 +220,7 @@ class SagaState:
         lock: what it locks; it does not begin before `lock_granted`.
         parked_from: the phase to go on in when the question of `parked` is answered.
         money: the entries that tell of money; `orchestrator.books` reads them.
+        renamed: names of steps by those that they had before the saga was migrated.
     """
 
     seq: int = 0
@@ -239,6 +240,7 @@ class SagaState:
     parked: SagaParked | None = None
     parked_from: State = State.RUNNING
     money: tuple[Recorded, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def step(self, name: str) -> StepState:
         """Return how the step stands; a step nothing happened to is fresh."""

@@ -65,6 +65,10 @@ def _declared(case: Case, verb: Migrate, newer: SagaDefinition[Any] | None) -> D
 def _problems(case: Case, newer: SagaDefinition[Any], declared: Declared) -> Iterator[str]:
     """What of the log would mean something else, or nothing, under the newer version."""
     older = case.definition
+    names = {each.name for each in newer.steps}
+    for name, new in declared.renamed.items():
+        if name != new and name in names:
+            yield f"what is heard of {name} late would be taken for another step's"
     counterparts: dict[str, str] = {}
     for name in case.state.steps:
         new = declared.renamed.get(name, name)
@@ -74,7 +78,7 @@ def _problems(case: Case, newer: SagaDefinition[Any], declared: Declared) -> Ite
         known = case.state.step(name)
         if not known.effects and not any(track.attempts for _, track in known.tracks):
             continue
-        if new not in {each.name for each in newer.steps}:
+        if new not in names:
             yield f"{name} ran, and no step is its counterpart (`renamed=`)"
         elif _nature(older.step(name)) != _nature(newer.step(new)):
             yield (
