@@ -1,19 +1,16 @@
 """From a verb and a saga as it was read to what is written: pure, and refused where it is unsafe.
 
 Whatever is written begins with `OperatorActed`, in the same statement, and is decided for one seq.
-An answer about a step is taken only when nothing of it runs any more and nothing that was sent can
-still arrive: until then an answer could prove wrong a moment later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, assert_never
 
 from orchestrator.context import Effect
-from orchestrator.definition import SagaDefinition, Step
+from orchestrator.definition import SagaDefinition
 from orchestrator.entries import (
     CancelRequested,
     Direction,
@@ -29,13 +26,22 @@ from orchestrator.entries import (
 from orchestrator.errors import PayloadError
 from orchestrator.going_forward import is_past_the_pivot
 from orchestrator.outcomes import told
-from orchestrator.outside_facts import MAX_REASON_LENGTH
 from orchestrator.payloads import refuse_card_data, to_json
-from orchestrator.state import PARKED, StepState
+from orchestrator.state import PARKED
 from orchestrator.state_machine import Decision
 from orchestrator.storage.rows import Migrated
-from orchestrator.unwinding import needs_undo
 from recovery.operator.cases import Case
+from recovery.operator.conditions import (
+    answerable,
+    check_closed,
+    check_has_history,
+    check_not_ended,
+    check_quiet,
+    check_words,
+    named,
+    open_attempts,
+    why_nothing_waits,
+)
 from recovery.operator.migrating import migration
 from recovery.operator.refusals import RefusedError
 from recovery.operator.taking_back import taken_back
@@ -83,6 +89,8 @@ def decided(case: Case, verb: Verb, by: By, newer: SagaDefinition[Any] | None = 
         PayloadError: a reason, a reference or a result is missing or cannot be stored.
     """
     check_words(by)
+    if not isinstance(verb, Resolve | Abandon):
+        check_has_history(case)
     match verb:
         case Retry():
             return _retry(case, verb, by)
@@ -112,20 +120,20 @@ def _retry(case: Case, verb: Retry, by: By) -> Plan:
 
 
 def _hurried(case: Case, verb: Retry, by: By) -> Plan:
-    _check_not_ended(case)
+    check_not_ended(case)
     if verb.take_back:
         raise RefusedError(case.saga, "it is not parked: `amends cancel` has it taken back")
     decision = case.after(())
     waiting = [each for each in decision.runs if each.not_before and each.not_before > case.now]
     if not waiting:
-        raise RefusedError(case.saga, _why_nothing_waits(case, decision))
+        raise RefusedError(case.saga, why_nothing_waits(case, decision))
     names = [f"{each.direction} {each.step} #{each.attempt}" for each in waiting]
     return Plan(entries=(_acted(verb, by, names),), decision=decision, hurries=True)
 
 
 def _probe(case: Case, verb: Probe, by: By) -> Plan:
     step, known = case.step(verb.step)
-    _check_not_ended(case)
+    check_not_ended(case)
     if step.probe is None:
         raise RefusedError(
             case.saga,
@@ -144,9 +152,10 @@ def _probe(case: Case, verb: Probe, by: By) -> Plan:
 
 
 def _mark_done(case: Case, verb: MarkDone, by: By) -> Plan:
-    step, _ = _answerable(case, verb.step)
+    step, _ = answerable(case, verb.step)
     refuse_card_data({"reference": verb.reference, "result": verb.result}, verb.step)
     facts: dict[str, Any]
+    spared: list[str] = []
     if case.direction is Direction.FORWARD:
         if not (verb.reference or "").strip():
             raise PayloadError(
@@ -164,19 +173,20 @@ def _mark_done(case: Case, verb: MarkDone, by: By) -> Plan:
             "reference": to_json(verb.reference),
             "movements": taken_back(case.state, step.name, verb.reference) or None,
         }
+        spared = [each.name for each in case.definition.steps if each.undone_by == step.name]
     settled = StepSettled(
         step=step.name, direction=case.direction, landed=True, by=by.actor, **facts
     )
-    return _goes_on(case, verb, by, settled)
+    return _goes_on(case, verb, by, settled, fresh=spared)
 
 
 def _mark_not_done(case: Case, verb: MarkNotDone, by: By) -> Plan:
-    step, known = _answerable(case, verb.step)
+    step, known = answerable(case, verb.step)
     track = known.track(case.direction)
     if track.attempts == track.released:
-        raise RefusedError(case.saga, f"{_named(case, step)} never ran")
+        raise RefusedError(case.saga, f"{named(case, step)} never ran")
     if not (case.is_parked or track.unsettled):
-        raise RefusedError(case.saga, f"{_named(case, step)} did not, and is tried again by itself")
+        raise RefusedError(case.saga, f"{named(case, step)} did not, and is tried again by itself")
     settled = StepSettled(step=step.name, direction=case.direction, landed=False, by=by.actor)
     return _goes_on(case, verb, by, settled, fresh=[step.name])
 
@@ -184,7 +194,6 @@ def _mark_not_done(case: Case, verb: MarkNotDone, by: By) -> Plan:
 def _skip(case: Case, verb: Skip, by: By) -> Plan:
     step, known = case.step(verb.step)
     if case.direction is Direction.COMPENSATE:
-        _answerable(case, verb.step)
         money = taken_back(case.state, step.name, None)
         if money:
             sums = ", ".join(f"{each['amount_minor']} {each['currency']}" for each in money)
@@ -193,18 +202,19 @@ def _skip(case: Case, verb: Skip, by: By) -> Plan:
                 f"{step.name} moved money that was not given back ({sums}, minor units): "
                 "`amends mark-done` once it is, `amends resolve` if it stays",
             )
+        answerable(case, verb.step)
     else:
-        _check_not_ended(case)
-        _check_closed(case, step, known)
+        check_not_ended(case)
+        check_closed(case, step, known)
         if known.is_done:
             raise RefusedError(case.saga, f"{step.name} is done, or was skipped")
-        _check_quiet(case, step, known)
+        check_quiet(case, step, known)
     skipped = StepSkipped(step=step.name, direction=case.direction, by=by.actor)
     return _goes_on(case, verb, by, skipped)
 
 
 def _close(case: Case, verb: Resolve | Abandon, by: By) -> Plan:
-    _check_not_ended(case)
+    check_not_ended(case)
     if isinstance(verb, Resolve) and not case.is_parked:
         raise RefusedError(
             case.saga,
@@ -212,7 +222,7 @@ def _close(case: Case, verb: Resolve | Abandon, by: By) -> Plan:
             "`amends abandon` closes it as it stands",
         )
     if case.state.is_open:
-        raise RefusedError(case.saga, _open_attempts(case))
+        raise RefusedError(case.saga, open_attempts(case))
     resolved = SagaResolved(actor=by.actor, reason=by.reason)
     return Plan(entries=(_acted(verb, by), resolved))
 
@@ -251,52 +261,6 @@ def _acted(verb: Verb, by: By, attempts: Json = None) -> OperatorActed:
     )
 
 
-# -- what is refused -------------------------------------------------------------------------------
-
-
-def _answerable(case: Case, name: str) -> tuple[Step, StepState]:
-    """A step of which something may be said: its outcome, or that of its undo, is outstanding."""
-    step, known = case.step(name)
-    _check_not_ended(case)
-    _check_closed(case, step, known)
-    if case.direction is Direction.COMPENSATE:
-        if not needs_undo(case.state, step):
-            raise RefusedError(case.saga, f"nothing of {name} is left to be undone")
-    elif known.is_done:
-        raise RefusedError(case.saga, f"{name} is done, or was skipped")
-    elif known.forward.attempts == known.forward.released:
-        raise RefusedError(case.saga, f"{name} never ran")
-    _check_quiet(case, step, known)
-    return step, known
-
-
-def _check_not_ended(case: Case) -> None:
-    if case.has_ended:
-        raise RefusedError(
-            case.saga, f"it has ended, {case.saga.state}; `amends replay` starts its work anew"
-        )
-
-
-def _check_closed(case: Case, step: Step, known: StepState) -> None:
-    if known.is_open:
-        raise RefusedError(case.saga, f"{step.name} runs now: wait for its answer, or its timeout")
-
-
-def _check_quiet(case: Case, step: Step, known: StepState) -> None:
-    """What an attempt sent may arrive until its timeout, and be seen after the other side's lag."""
-    started = [each.started_at for each in (known.forward, known.undo) if each.started_at]
-    if not started:
-        return
-    quiet = max(started) + step.timeout + step.lag
-    if case.now < quiet:
-        raise RefusedError(
-            case.saga,
-            f"what {step.name} sent at {_clock(max(started))} may still arrive; this is possible "
-            f"from {_clock(quiet)} on",
-            possible_from=quiet,
-        )
-
-
 def _check_moves(case: Case, plan: Plan) -> None:
     """Another try that would park the saga again at once, with the same question, is none."""
     decision = plan.decision
@@ -306,35 +270,3 @@ def _check_moves(case: Case, plan: Plan) -> None:
     raise RefusedError(
         case.saga, f"it would park again at once: {' '.join(asked)} `amends show` says what helps"
     )
-
-
-def check_words(by: By) -> None:
-    """Refuse an empty or endless reason or actor, or one that cannot be stored."""
-    for name, text in (("reason", by.reason), ("actor", by.actor)):
-        if not to_json(text).strip():
-            raise PayloadError(f"a verb needs {name}; it is kept in the saga's log")
-        if len(text) > MAX_REASON_LENGTH:
-            raise PayloadError(f"{name} has at most {MAX_REASON_LENGTH} characters")
-        refuse_card_data(text, name)
-
-
-def _why_nothing_waits(case: Case, decision: Decision) -> str:
-    if case.state.is_open:
-        return _open_attempts(case)
-    if decision.awaits:
-        until = "" if decision.wake_at is None else f", until {_clock(decision.wake_at)} at most"
-        return f"it waits for something outside, and retrying would not bring it{until}"
-    return "its next attempt is due already and waits for a worker; ask `amends doctor`"
-
-
-def _open_attempts(case: Case) -> str:
-    names = ", ".join(name for name, each in case.state.steps.items() if each.is_open)
-    return f"{names} runs now: wait for its answer, or its timeout"
-
-
-def _named(case: Case, step: Step) -> str:
-    return step.name if case.direction is Direction.FORWARD else f"the undo of {step.name}"
-
-
-def _clock(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

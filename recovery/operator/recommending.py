@@ -85,7 +85,7 @@ def _candidates(case: Case) -> Iterator[tuple[Verb | str, str]]:
         case "unknown" | "poison":
             yield from _of_an_unknown(parked)
         case "compensation_exhausted":
-            yield from _of_an_undo(parked)
+            yield from _of_an_undo(case, parked)
         case "child_parked":
             yield from _of_a_child(case, parked)
         case "failed_after_pivot":
@@ -108,9 +108,15 @@ def _of_an_unknown(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
         )
 
 
-def _of_an_undo(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
-    yield Retry(), f"try again to undo {', '.join(parked.steps)}"
+def _of_an_undo(case: Case, parked: SagaParked) -> Iterator[tuple[Verb, str]]:
+    """A step that another outstanding one's undo undoes too needs no answer of its own."""
+    retry = Retry(), f"try again to undo {', '.join(parked.steps)}"
+    is_refused = all(case.state.step(each).undo.failed for each in parked.steps)
+    if not is_refused:
+        yield retry
     for step in parked.steps:
+        if case.definition.step(step).undone_by in parked.steps:
+            continue
         yield (
             MarkDone(step=step, reference=REFERENCE),
             f"{step} is undone by other means: you did it, or saw it",
@@ -120,6 +126,8 @@ def _of_an_undo(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
             f"{step} is not undone and what was sent never will: it is undone under a new key",
         )
         yield Skip(step=step), f"{step} need not be undone"
+    if is_refused:
+        yield retry
 
 
 def _of_a_failure(parked: SagaParked) -> Iterator[tuple[Verb, str]]:

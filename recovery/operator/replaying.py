@@ -16,7 +16,7 @@ from orchestrator.new_sagas import Origin
 from orchestrator.payloads import checked_key, validated
 from orchestrator.state import State
 from recovery.operator.cases import Case
-from recovery.operator.deciding import check_words
+from recovery.operator.conditions import check_words
 from recovery.operator.refusals import MovedOnError, RefusedError
 from recovery.operator.verbs import By
 
@@ -61,6 +61,8 @@ def new_work(coordinator: Coordinator, case: Case, replay: Replay) -> NewWork:
     definition = coordinator.definitions.latest(case.saga.definition)
     _check(case, again=replay.again)
     given = case.state.payload if replay.payload is None else replay.payload
+    if given is None:
+        raise RefusedError(case.saga, "its payload was pruned: give one (--payload)")
     payload = {**given, **replay.changes}
     validated(definition, payload)
     return NewWork(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -14,19 +11,16 @@ from orchestrator.entries import (
     Direction,
     OperatorActed,
     SagaResolved,
-    SagaUnparked,
     StepSettled,
     StepSkipped,
-    StepSucceeded,
 )
-from orchestrator.errors import PayloadError, UnknownDefinitionError
+from orchestrator.errors import PayloadError
 from orchestrator.money_at_risk import money_at_risk
 from orchestrator.state import State
-from recovery.operator.deciding import Plan, decided
-from recovery.operator.refusals import RefusedError, UnknownStepError
+from recovery.operator.deciding import decided
+from recovery.operator.refusals import RefusedError
 from recovery.operator.verbs import (
     Abandon,
-    By,
     MarkDone,
     MarkNotDone,
     Probe,
@@ -36,54 +30,22 @@ from recovery.operator.verbs import (
     Verb,
 )
 from tests.histories import COMPENSATE, PROBE, History, doing, nothing, saga
-from tests.operators import ADA, case_of
-
-RESERVE = doing("reserve")
-PAY = doing("pay", lag=timedelta(seconds=10))
-SHIP = doing("ship", pivot=True)
-MAIL = doing("mail", retriable=True)
-SHOP = saga(RESERVE, PAY, SHIP)
-LONG = saga(RESERVE, PAY, SHIP, MAIL)
-ASKABLE = saga(RESERVE, doing("pay", probe=nothing, key_life=timedelta(0)), SHIP)
-EARNED = [{"kind": "capture", "amount_minor": 1990, "currency": "EUR", "reference": "pay-1"}]
-
-
-def plan(history: History, verb: Verb, by: By = ADA) -> Plan:
-    return decided(case_of(history), verb, by)
-
-
-def after(history: History, verb: Verb) -> History:
-    """The saga after the verb."""
-    return history.records(*plan(history, verb).entries)
-
-
-def kinds(found: Plan) -> list[str]:
-    return [type(each).__name__ for each in found.entries]
-
-
-def of_an_unknown() -> History:
-    """Nobody knows what `pay` did, long after the last try; its key may still be used."""
-    history = History(SHOP).succeeds("reserve")
-    for _ in range(3):
-        history.unknown("pay")
-    assert history.visible is State.STUCK
-    return history.later(hours=1)
-
-
-def of_an_undo(reference: str | None = "pay-1") -> History:
-    """The money cannot be given back; everything else is undone."""
-    history = History(SHOP).succeeds("reserve").claims("pay")
-    earned = StepSucceeded(
-        step="pay", direction="forward", attempt=1, reference=reference, movements=EARNED
-    )
-    history.records(earned).declined("ship").declined("pay", COMPENSATE).undoes("reserve")
-    assert history.visible is State.FAILED_COMPENSATION
-    return history.later(hours=1)
-
-
-def past_the_pivot() -> History:
-    return History(LONG).succeeds("reserve", "pay", "ship").declined("mail").later(hours=1)
-
+from tests.operators import (
+    ADA,
+    EARNED,
+    PAY,
+    RESERVE,
+    SHIP,
+    SHOP,
+    after,
+    case_of,
+    kinds,
+    of_an_undo,
+    of_an_unknown,
+    past_the_pivot,
+    plan,
+    unanswered,
+)
 
 # -- retry -----------------------------------------------------------------------------------------
 
@@ -140,14 +102,6 @@ def test_a_saga_that_waits_for_a_signal_cannot_be_hurried() -> None:
 
 
 # -- probe -----------------------------------------------------------------------------------------
-
-
-def unanswered() -> History:
-    history = History(ASKABLE).succeeds("reserve").unknown("pay")
-    for _ in range(10):
-        history.fails("pay", PROBE)
-    assert history.visible is State.STUCK
-    return history.later(hours=1)
 
 
 def test_probe_has_the_other_side_asked_and_repeats_nothing() -> None:
@@ -216,6 +170,18 @@ def test_mark_done_in_a_saga_that_is_taken_back_means_that_it_is_undone() -> Non
     history = after(of_an_undo(), MarkDone(step="pay", reference="transfer-9"))
     assert history.visible is State.COMPENSATED
     assert money_at_risk(history.log) == {}
+
+
+def test_what_the_undo_would_have_spared_is_spared_when_it_was_done_by_hand() -> None:
+    """A void is refused while the money is taken, and needless once that is given back."""
+    definition = saga(doing("hold", undone_by="take"), doing("take"), SHIP)
+    history = History(definition).succeeds("hold", reference="p").succeeds("take", reference="p")
+    history.declined("ship").declined("take", COMPENSATE).declined("hold", COMPENSATE)
+    assert history.state.parked is not None
+    assert history.state.parked.steps == ["take", "hold"]
+    after(history.later(hours=1), MarkDone(step="take", reference="transfer-9"))
+    assert history.visible is State.COMPENSATED
+    assert "UndoSkipped" in history.kinds
 
 
 def test_mark_done_of_an_undo_gives_back_exactly_what_the_step_had_taken() -> None:
@@ -359,147 +325,3 @@ def test_only_a_parked_saga_is_resolved_and_any_that_rests_is_abandoned() -> Non
 def test_a_saga_whose_definition_is_gone_can_be_closed(verb: Verb) -> None:
     found = decided(case_of(of_an_undo(), known=False), verb, ADA)
     assert isinstance(found.entries[-1], SagaResolved)
-
-
-# -- what all of them refuse -----------------------------------------------------------------------
-
-ANSWERS: list[Callable[[str], Verb]] = [
-    lambda step: MarkDone(step=step, reference="r"),
-    lambda step: MarkNotDone(step=step),
-    lambda step: Skip(step=step),
-]
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_an_answer_is_refused_while_the_step_runs(answer: Callable[[str], Verb]) -> None:
-    with pytest.raises(RefusedError, match="reserve runs now"):
-        plan(History(SHOP).claims("reserve").later(hours=1), answer("reserve"))
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_an_answer_is_refused_until_nothing_can_arrive_any_more_and_says_when(
-    answer: Callable[[str], Verb],
-) -> None:
-    history = History(SHOP).succeeds("reserve")
-    for _ in range(3):
-        history.unknown("pay")
-    began = history.state.step("pay").forward.started_at
-    assert began is not None
-    quiet = began + PAY.timeout + PAY.lag
-    history.now = quiet - timedelta(milliseconds=1)
-    with pytest.raises(RefusedError) as refused:
-        plan(history, answer("pay"))
-    assert refused.value.possible_from == quiet
-    assert f"{quiet:%H:%M:%S}" in str(refused.value)
-    history.now = quiet
-    assert plan(history, answer("pay")).entries
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_an_undo_is_answered_for_only_when_it_cannot_arrive_any_more(
-    answer: Callable[[str], Verb],
-) -> None:
-    history = History(saga(doing("reserve"), PAY)).succeeds("reserve").later(hours=1)
-    history.declined("pay").finds_nothing("pay").declined("reserve", COMPENSATE)
-    assert history.visible is State.FAILED_COMPENSATION
-    with pytest.raises(RefusedError, match="may still arrive"):
-        plan(history, answer("reserve"))
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_an_answer_about_a_step_that_is_done_is_refused(answer: Callable[[str], Verb]) -> None:
-    with pytest.raises(RefusedError, match="reserve is done"):
-        plan(of_an_unknown(), answer("reserve"))
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_an_answer_about_no_step_of_the_saga_names_its_steps(
-    answer: Callable[[str], Verb],
-) -> None:
-    with pytest.raises(UnknownStepError, match="reserve, pay, ship"):
-        plan(of_an_unknown(), answer("cook"))
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_of_an_undone_step_nothing_is_left_to_say(answer: Callable[[str], Verb]) -> None:
-    with pytest.raises(RefusedError, match="nothing of reserve is left"):
-        plan(of_an_undo(), answer("reserve"))
-
-
-EVERY: list[Verb] = [
-    Retry(),
-    Probe(step="pay"),
-    MarkDone(step="pay", reference="r"),
-    MarkNotDone(step="pay"),
-    Skip(step="pay"),
-    Resolve(),
-    Abandon(),
-]
-
-
-@pytest.mark.parametrize("verb", EVERY, ids=lambda verb: verb.name)
-def test_an_ended_saga_takes_no_answer(verb: Verb) -> None:
-    history = History(ASKABLE).succeeds("reserve", "pay", "ship")
-    with pytest.raises(RefusedError, match="has ended, completed"):
-        plan(history, verb)
-
-
-@pytest.mark.parametrize("verb", EVERY, ids=lambda verb: verb.name)
-@pytest.mark.parametrize(
-    "by",
-    [By(actor="ada", reason=" "), By(actor="", reason="r"), By(actor="a\x00", reason="r")],
-    ids=["no reason", "no actor", "cannot be stored"],
-)
-def test_no_verb_without_who_and_why(verb: Verb, by: By) -> None:
-    with pytest.raises(PayloadError):
-        plan(of_an_undo(), verb, by)
-
-
-@pytest.mark.parametrize(
-    ("verb", "by"),
-    [
-        (Resolve(), By(actor="ada", reason="paid with 4242424242424242")),
-        (Resolve(), By(actor="4242424242424242", reason="paid")),
-        (MarkDone(step="pay", reference="4242424242424242"), ADA),
-        (MarkDone(step="pay", reference="r", result={"card": "4242424242424242"}), ADA),
-    ],
-    ids=["reason", "actor", "reference", "result"],
-)
-def test_no_card_number_enters_the_log_by_an_operator(verb: Verb, by: By) -> None:
-    with pytest.raises(PayloadError, match="card number"):
-        plan(of_an_unknown(), verb, by)
-
-
-@pytest.mark.parametrize("name", ["actor", "reason"])
-def test_who_and_why_fit_into_a_line_of_the_log(name: str) -> None:
-    with pytest.raises(PayloadError, match="500 characters"):
-        plan(of_an_undo(), Resolve(), replace(ADA, **{name: "x" * 501}))
-
-
-@pytest.mark.parametrize("verb", EVERY[:-2], ids=lambda verb: verb.name)
-def test_what_must_be_decided_needs_the_definition(verb: Verb) -> None:
-    with pytest.raises(UnknownDefinitionError, match="AMENDS_SAGAS"):
-        decided(case_of(of_an_undo(), known=False), verb, ADA)
-
-
-def test_every_plan_begins_with_who_acted() -> None:
-    histories: dict[str, tuple[History, Any]] = {
-        "retry": (of_an_unknown(), Retry()),
-        "probe": (unanswered(), Probe(step="pay")),
-        "mark-done": (of_an_unknown(), MarkDone(step="pay", reference="r")),
-        "mark-not-done": (of_an_unknown(), MarkNotDone(step="pay")),
-        "skip": (of_an_unknown(), Skip(step="pay")),
-        "resolve": (of_an_unknown(), Resolve()),
-        "abandon": (of_an_unknown(), Abandon()),
-    }
-    for name, (history, verb) in histories.items():
-        first = plan(history, verb).entries[0]
-        assert isinstance(first, OperatorActed)
-        assert (first.verb, first.actor, first.step) == (name, "ada", verb.step)
-
-
-def test_who_answered_is_who_let_the_saga_go_on() -> None:
-    [unparked] = [
-        each for each in plan(of_an_unknown(), Retry()).entries if isinstance(each, SagaUnparked)
-    ]
-    assert (unparked.by, unparked.fresh) == ("ada", ["pay"])
