@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.definition import SagaDefinition
@@ -12,14 +13,19 @@ from orchestrator.entries import (
     CancelRefused,
     Direction,
     EffectReported,
+    Entry,
     LateOutcomeRecorded,
     MovementSettled,
     OperatorActed,
     Outcome,
     SagaCompensated,
     SagaCompleted,
+    SagaMigrated,
+    SagaParked,
     SagaResolved,
     StepReleased,
+    StepSettled,
+    StepSkipped,
     StepStarted,
     StepSucceeded,
     UndoFailed,
@@ -147,15 +153,19 @@ def _settles_before_compensating(saga: SagaHistory) -> Iterator[Violation]:
 
 
 def _undoes_in_reverse(saga: SagaHistory, definitions: Definitions) -> Iterator[Violation]:
-    """A step's undo ends before the undo of any step before it begins (but see exhausted)."""
+    """A step's undo ends before the undo of any step before it begins.
+
+    One that was exhausted holds up only what names it; an operator may have had it undone later.
+    """
     definition = definitions.by_hash(saga.definition_hash)
     if definition is None or saga.state is State.FAILED_COMPENSATION:
         return
-    ended: set[str] = set()
+    names = _last_names(saga)
+    ended = {names.get(step, step) for step in _exhausted(saga)}
     called: Counter[str] = Counter()
     is_whole = True
     for recorded in saga.entries:
-        match recorded.entry:
+        match _renamed(recorded.entry, names):
             case StepStarted(direction=Direction.FORWARD, step=step):
                 called[step] += 1
             case StepReleased(direction=Direction.FORWARD, step=step):
@@ -164,9 +174,12 @@ def _undoes_in_reverse(saga: SagaHistory, definitions: Definitions) -> Iterator[
                 is_whole = cause != SECOND_EFFECT
             case LateOutcomeRecorded(step=step) | EffectReported(step=step) | UndoFailed(step=step):
                 ended.add(step)  # its undo may begin again at any time, also beside an earlier one
-            case UndoSkipped(step=step):
-                ended.add(step)
-            case StepSucceeded(direction=Direction.COMPENSATE, step=step):
+            case (
+                UndoSkipped(step=step)
+                | StepSucceeded(direction=Direction.COMPENSATE, step=step)
+                | StepSettled(direction=Direction.COMPENSATE, landed=True, step=step)
+                | StepSkipped(direction=Direction.COMPENSATE, step=step)
+            ):
                 ended.add(step)
             case StepStarted(direction=Direction.COMPENSATE, step=step) if is_whole:
                 for later in _all_after(definition, step):
@@ -181,6 +194,33 @@ def _undoes_in_reverse(saga: SagaHistory, definitions: Definitions) -> Iterator[
                         )
             case _:
                 pass
+
+
+def _exhausted(saga: SagaHistory) -> Iterator[str]:
+    for recorded in saga.entries:
+        match recorded.entry:
+            case SagaParked(state=State.FAILED_COMPENSATION, steps=steps):
+                yield from steps
+            case _:
+                pass
+
+
+def _last_names(saga: SagaHistory) -> dict[str, str]:
+    """What steps are called now that had another name before the saga was migrated."""
+    names: dict[str, str] = {}
+    for recorded in saga.entries:
+        if isinstance(recorded.entry, SagaMigrated):
+            renamed = recorded.entry.renamed
+            names = {old: renamed.get(new, new) for old, new in names.items()} | renamed
+    return names
+
+
+def _renamed(entry: Any, names: Mapping[str, str]) -> Entry:
+    name = getattr(entry, "step", None)
+    renamed: Entry = (
+        replace(entry, step=names[name]) if name is not None and name in names else entry
+    )
+    return renamed
 
 
 def _all_after(definition: SagaDefinition[Any], step: str) -> list[str]:
