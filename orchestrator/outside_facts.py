@@ -44,7 +44,6 @@ from orchestrator.state import TERMINAL, State
 from orchestrator.storage.complaints import Complaint, complaint_of
 from orchestrator.storage.database import Moved
 from orchestrator.storage.reads import Reads, SagaSummary
-from orchestrator.storage.rows import Advance
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.signals import Signals
 
@@ -147,22 +146,12 @@ class OutsideFacts:
             if is_ended or replay(snapshot.entries).is_open:
                 why = "has ended" if is_ended else "runs an attempt now; try again when that ended"
                 raise StateConflictError(f"saga {row.id} {why}", saga_id=row.id, state=row.state)
-            change = Advance(
-                saga_id=row.id,
-                seq=row.seq,
-                entries=[
-                    OperatorActed(verb="abandon", actor=actor, reason=reason),
-                    SagaResolved(actor=actor, reason=reason),
-                ],
-                state=State.RESOLVED,
-                tells=row.parent_id is not None or row.lock is not None,
-            )
-            try:
-                if self._log.advance(change):
-                    self._mover.pass_on(row)
-                    return
-            except Moved:
-                continue
+            closing: list[Entry] = [
+                OperatorActed(verb="abandon", actor=actor, reason=reason),
+                SagaResolved(actor=actor, reason=reason),
+            ]
+            if self._mover.note(row, closing, state=State.RESOLVED) is not None:
+                return
 
     def report_effect(self, saga: SagaSummary, step: str, effect: Effect, *, by: str) -> None:
         """See `orchestrator.client.SagaClient.report_effect`."""
