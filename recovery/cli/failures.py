@@ -17,12 +17,14 @@ from orchestrator.errors import (
     IdempotencyConflictError,
     InvalidKeyError,
     PayloadError,
+    SagaLockedError,
     SagaNotFoundError,
     StateConflictError,
     UnknownDefinitionError,
 )
 from orchestrator.redaction import redact
 from orchestrator.storage.complaints import Complaint, complaint_of
+from recovery.operator.refusals import UnknownStepError
 from workers.settings import SettingsError
 
 
@@ -45,6 +47,7 @@ class ExitCode(IntEnum):
     NOT_ALLOWED = 4, "not allowed"
     CONFLICT = 5, "conflict: wrong state, key in use"
     UNREACHABLE = 6, "a server that is needed cannot be reached"
+    LEFT_BEHIND = 7, "sagas are in flight that this build cannot finish or take back"
     INTERRUPTED = 130, "interrupted"
 
 
@@ -63,9 +66,11 @@ class Failure(click.ClickException):
 CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (SagaNotFoundError, ExitCode.NOT_FOUND),
     (UnknownDefinitionError, ExitCode.NOT_FOUND),
+    (UnknownStepError, ExitCode.NOT_FOUND),
     (IdempotencyConflictError, ExitCode.CONFLICT),
     (StateConflictError, ExitCode.CONFLICT),
     (ConcurrentStartError, ExitCode.CONFLICT),
+    (SagaLockedError, ExitCode.CONFLICT),
     (PayloadError, ExitCode.USAGE),
     (InvalidKeyError, ExitCode.USAGE),
     (SettingsError, ExitCode.USAGE),

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from orchestrator.entries import Json
 from orchestrator.state import PARKED, State
+from orchestrator.storage.attention import Attention
 from orchestrator.storage.reads import MAX_LIMIT, SagaSummary
 from orchestrator.storage.saga_log import SagaLog
-from recovery.cli.fields import split, typed
+from recovery.cli.field_options import attributes_of
 from recovery.cli.finding import find_saga
 from recovery.cli.output import age
+from recovery.cli.preview_page import money_text
 from recovery.cli.saga_page import SagaPage
 from recovery.cli.saga_values import saga_values
 from recovery.cli.session import Session, pass_session
+from recovery.operator.attention import Row, needing_attention
 
+ATTENTION_COLUMNS = ("id", "saga", "key", "state", "why", "steps", "for", "at_risk", "next")
 COLUMNS = ("id", "saga", "key", "state", "step", "attempt", "age", "last_error")
 
 
@@ -30,7 +33,11 @@ COLUMNS = ("id", "saga", "key", "state", "step", "attempt", "age", "last_error")
     type=click.Choice([each.value for each in State]),
     help="Only sagas in this state; may be repeated.",
 )
-@click.option("--needs-attention", is_flag=True, help="Only sagas parked in front of a person.")
+@click.option(
+    "--needs-attention",
+    is_flag=True,
+    help="Sagas that are parked, keep failing or are overdue; the oldest unknown outcome first.",
+)
 @click.option("--saga", help="Only sagas of this definition.")
 @click.option("--key", help="Only sagas with this key.")
 @click.option("--where", multiple=True, metavar="FIELD=VALUE", help="By a search attribute.")
@@ -47,8 +54,16 @@ def list_command(
     limit: int,
     counts: bool,
 ) -> None:
-    """List sagas, the newest first."""
+    """List sagas, the newest first.
+
+    With --needs-attention: those that a person should look at, what is at risk in each, and the
+    command to type first.
+    """
     wanted = [State(each) for each in states] or None
+    if needs_attention and not counts:
+        if states or key or where:
+            raise click.UsageError("--needs-attention goes with --saga and --limit only")
+        return _list_attention(session, saga, limit)
     if needs_attention:
         wanted = [each for each in wanted or PARKED if each in PARKED]
     if counts:
@@ -61,7 +76,7 @@ def list_command(
         definition=saga,
         key=key,
         states=wanted,
-        attributes=_attributes(session, saga, where),
+        attributes=attributes_of(session, saga, where),
     )
     now = datetime.now(UTC)
     session.output.rows(COLUMNS, [_row(each, now) for each in found])
@@ -74,7 +89,7 @@ def list_command(
 def show_command(session: Session, saga: str) -> None:
     """Show one saga, attempt by attempt.
 
-    Also what runs or is scheduled now, and the question when it is parked.
+    Also what runs or is scheduled now, the question when it is parked, and what may be done.
 
     ID is an id, the beginning of one, or a key.
     """
@@ -84,6 +99,7 @@ def show_command(session: Session, saga: str) -> None:
         SagaLog(session.database).entries(found.id),
         session.reads.attempts(found.id),
         session.definitions.version(found.definition, found.version),
+        session.operator.recommended(found.id),
     )
     session.output.record(page.as_json(), page.as_text())
 
@@ -101,29 +117,34 @@ def _find(session: Session, limit: int, **filters: Any) -> list[SagaSummary]:
     return found
 
 
-def _attributes(
-    session: Session, saga: str | None, where: tuple[str, ...]
-) -> Mapping[str, Json] | None:
-    if not where:
-        return None
-    try:
-        pairs = [split(each) for each in where]
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--where") from None
-    return {name: _attribute(session, saga, name, text) for name, text in pairs}
+def _list_attention(session: Session, saga: str | None, limit: int) -> None:
+    found = needing_attention(
+        Attention(session.database),
+        session.reads,
+        session.operator,
+        saga=saga,
+        limit=limit,
+        retrying_seconds=session.settings.alert_unknown_seconds,
+        overdue_seconds=session.settings.sweep_patience_seconds,
+    )
+    now = datetime.now(UTC)
+    session.output.rows(ATTENTION_COLUMNS, [_attention_row(each, now) for each in found])
 
 
-def _attribute(session: Session, saga: str | None, name: str, text: str) -> Json:
-    """By the type that a definition gives it; as text where no definition knows it."""
-    names = set()
-    for definition in session.definitions:
-        if saga is None or definition.name == saga:
-            if name in definition.attributes:
-                return typed(definition.payload, name, text)
-            names |= set(definition.attributes)
-    known = ", ".join(sorted(names)) or "none"
-    session.output.note(f"{name!r} is no search attribute known here ({known}); taken as text")
-    return text
+def _attention_row(row: Row, now: datetime) -> dict[str, Any]:
+    return {
+        **saga_values(row.saga),
+        "why": row.why,
+        "for": age(now - row.since),
+        "since": row.since,
+        "unknown_since": row.unknown_since,
+        "outstanding": list(row.steps),
+        "steps": " ".join(row.steps) or row.saga.step,
+        "at_risk": money_text(row.money) or None,
+        "money_at_risk": {name: asdict(each) for name, each in row.money.items()},
+        "next": row.advice.command,
+        "next_why": row.advice.why,
+    }
 
 
 def _list_counts(session: Session, saga: str | None, states: list[State] | None) -> None:

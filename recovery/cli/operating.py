@@ -20,8 +20,9 @@ _WORDS = {
 @click.command("cancel")
 @click.argument("saga", metavar="ID")
 @click.option("--reason", required=True, help="Kept in the saga's log.")
+@click.option("--actor", help="Who asks; by default the user of this machine.")
 @pass_session
-def cancel_command(session: Session, saga: str, reason: str) -> None:
+def cancel_command(session: Session, saga: str, reason: str, actor: str | None) -> None:
     """Ask for a saga to be taken back.
 
     What runs finishes first; then what was done is undone in reverse. Past the point of no return
@@ -32,7 +33,7 @@ def cancel_command(session: Session, saga: str, reason: str) -> None:
     if not reason.strip():
         raise click.UsageError("--reason needs a reason; it is kept in the saga's log")
     found = find_saga(session.reads, saga)
-    answer = session.client.cancel(found.id, reason=reason, actor=this_person())
+    answer = session.client.cancel(found.id, reason=reason, actor=actor or this_person())
     after = answer.saga
     session.output.record(
         {

@@ -25,11 +25,21 @@ VERBS = {
     "show": "recovery.cli.looking",
     "wait": "recovery.cli.waiting",
     "cancel": "recovery.cli.operating",
+    "retry": "recovery.cli.retrying",
+    "probe": "recovery.cli.answering",
+    "mark-done": "recovery.cli.answering",
+    "mark-not-done": "recovery.cli.answering",
+    "skip": "recovery.cli.answering",
+    "resolve": "recovery.cli.closing",
+    "abandon": "recovery.cli.closing",
+    "replay": "recovery.cli.closing",
     "alerts": "recovery.cli.alerting",
     "acknowledge": "recovery.cli.alerting",
     "events": "recovery.cli.listening",
     "prune": "recovery.cli.pruning",
     "doctor": "recovery.cli.examining",
+    "check-deploy": "recovery.cli.deploying",
+    "migrate-saga": "recovery.cli.deploying",
     "demo": "recovery.cli.demonstrating",
 }
 """Every verb and the module that holds it, imported when the verb is used."""
@@ -57,7 +67,8 @@ class Program(click.Group):
         module = VERBS.get(cmd_name)
         if module is None:
             return None
-        verb: click.Command = getattr(import_module(module), f"{cmd_name}_command")
+        name = cmd_name.replace("-", "_")
+        verb: click.Command = getattr(import_module(module), f"{name}_command")
         known = {each.name for each in verb.params}
         verb.params.extend(each for each in shared_options() if each.name not in known)
         return verb

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from orchestrator.definition import SagaDefinition
-from orchestrator.entries import Json, Recorded, SagaParked, SagaStarted
+from orchestrator.entries import Json, Recorded, SagaMigrated, SagaParked, SagaStarted
+from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
 from orchestrator.storage.reads import AttemptRow, SagaSummary
 from recovery.cli.output import instant
+from recovery.cli.preview_page import money_text
 from recovery.cli.saga_values import saga_values
 from recovery.cli.shown_payload import shown
+from recovery.operator.recommending import Advice
 from recovery.timeline import Line, timeline
 
 
@@ -20,14 +23,18 @@ from recovery.timeline import Line, timeline
 class SagaPage:
     """Everything `amends show` prints.
 
-    `attempts` run or are scheduled; `question` is what a parked saga asks.
+    `replay_of` is the id of the saga whose work it does again; `attempts` run or are scheduled;
+    `question` is what a parked saga asks; `advice` is what may be done about it, best first.
     """
 
     saga: SagaSummary
+    replay_of: str | None
     payload: Json
     lines: Sequence[Line]
     attempts: Sequence[AttemptRow]
     question: SagaParked | None
+    money: Mapping[str, MoneyAtRisk]
+    advice: Sequence[Advice]
 
     @classmethod
     def of(
@@ -36,26 +43,34 @@ class SagaPage:
         entries: Sequence[Recorded],
         attempts: Sequence[AttemptRow],
         definition: SagaDefinition[Any] | None,
+        advice: Sequence[Advice],
     ) -> Self:
         """Put the page together from what the database holds."""
         parked = [each.entry for each in entries if isinstance(each.entry, SagaParked)]
-        started = [each.entry for each in entries if isinstance(each.entry, SagaStarted)]
+        begun = [e.entry for e in entries if isinstance(e.entry, SagaStarted | SagaMigrated)]
+        first = begun[0] if begun else None
         return cls(
             saga=saga,
-            payload=shown(started[0].payload, definition) if started else None,
+            replay_of=first.replay_of if isinstance(first, SagaStarted) else None,
+            payload=shown(begun[-1].payload, definition) if begun else None,
             lines=timeline(entries),
             attempts=attempts,
             question=parked[-1] if saga.is_parked and parked else None,
+            money=money_at_risk(entries),
+            advice=advice,
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return the page as one object."""
         return {
             **saga_values(self.saga),
+            "replay_of": self.replay_of,
             "payload": self.payload,
             "timeline": [asdict(each) for each in self.lines],
             "attempts": [asdict(each) for each in self.attempts],
             "question": None if self.question is None else asdict(self.question),
+            "money_at_risk": {name: asdict(each) for name, each in self.money.items()},
+            "recommended": [asdict(each) for each in self.advice],
         }
 
     def as_text(self) -> str:
@@ -65,6 +80,8 @@ class SagaPage:
             f"{saga.definition} v{saga.version}  {saga.key}  {saga.id}",
             f"state    {saga.state} since {instant(saga.updated_at)}",
             f"started  {instant(saga.created_at)}",
+            f"seq      {saga.seq}",
+            *([f"replay   of {self.replay_of}"] if self.replay_of else []),
         ]
         if saga.deadline_at is not None and not saga.is_terminal:
             lines.append(f"deadline {instant(saga.deadline_at)}")
@@ -73,8 +90,22 @@ class SagaPage:
         if self.attempts:
             lines += ["", "attempts", *(f"  {_attempt(each)}" for each in self.attempts)]
         if self.question is not None:
-            lines += ["", f"parked: {self.question.reason}", f"  {self.question.question}"]
+            lines += ["", *self._asked(self.question)]
+        if self.advice:
+            lines += ["", "what may be done", *(each for one in self.advice for each in _told(one))]
         return "\n".join(lines)
+
+    def _asked(self, parked: SagaParked) -> list[str]:
+        lines = [f"parked: {parked.reason}", f"  {parked.question}"]
+        if parked.steps:
+            lines.append(f"  outstanding: {', '.join(parked.steps)}")
+        lines.append(f"  money at risk, by the log: {money_text(self.money) or 'none'}")
+        return lines
+
+
+def _told(advice: Advice) -> list[str]:
+    early = f"; from {instant(advice.possible_from)} on" if advice.possible_from else ""
+    return [f"  {advice.why}{early}", f"    {advice.command}"]
 
 
 def _texts(line: Line) -> tuple[str, ...]:

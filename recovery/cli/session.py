@@ -14,6 +14,7 @@ from orchestrator.definitions import Definitions
 from orchestrator.storage.database import Database
 from orchestrator.storage.reads import Reads
 from recovery.cli.output import Output
+from recovery.operator.operator import Operator
 from workers import bootstrap
 from workers.owner import owner
 from workers.settings import Settings
@@ -63,8 +64,12 @@ class Session:
         )
 
     @cached_property
+    def operator(self) -> Operator:
+        return Operator(self.coordinator, self.client)
+
+    @cached_property
     def coordinator(self) -> Coordinator:
-        """For sweeping: it decides and rings, and runs no step."""
+        """For sweeping and for operators: it decides, rings and asks, and runs no attempt."""
         return bootstrap.build_coordinator(
             self.settings,
             database=self.database,

@@ -11,7 +11,7 @@ import click
 from orchestrator.definition import SagaDefinition
 from recovery.cli.bulk_start import BulkStart
 from recovery.cli.failures import ExitCode, Failure
-from recovery.cli.fields import split, typed
+from recovery.cli.field_options import settings_of
 from recovery.cli.output import counted
 from recovery.cli.row_files import RowFile
 from recovery.cli.session import Session, pass_session
@@ -57,7 +57,7 @@ def start_command(
     cell is a field not given.
     """
     definition = session.definitions.latest(saga)
-    values = _typed_settings(definition, settings)
+    values = settings_of(definition, settings)
     if path is not None:
         _start_file(session, definition, path, key, values, limit)
         return
@@ -69,21 +69,6 @@ def start_command(
         str(started.id),
     )
     session.output.note(f"{saga} {key}: {'started' if started.created else 'existed already'}")
-
-
-def _typed_settings(definition: SagaDefinition[Any], settings: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        pairs = [split(each) for each in settings]
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--set") from None
-    unknown = [name for name, _ in pairs if name not in definition.payload.model_fields]
-    if unknown:
-        fields = ", ".join(definition.payload.model_fields)
-        raise click.BadParameter(
-            f"{definition.name} has no field {unknown[0]!r}; its fields: {fields}",
-            param_hint="--set",
-        )
-    return {name: typed(definition.payload, name, text) for name, text in pairs}
 
 
 def _start_file(

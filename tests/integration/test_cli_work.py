@@ -184,7 +184,17 @@ def test_list_and_show_name_the_same_things_alike(run: Run) -> None:
     assert listed.pop("age")
     assert shown["saga"] == "checkout"
     assert listed.items() <= shown.items()
-    assert shown.keys() - listed.keys() == {"payload", "timeline", "attempts", "question"}
+    assert shown.keys() - listed.keys() == {
+        *(
+            "payload",
+            "timeline",
+            "attempts",
+            "question",
+            "money_at_risk",
+            "recommended",
+            "replay_of",
+        )
+    }
 
 
 def test_one_refused_row_is_a_row(run: Run, tmp_path: Path) -> None:
