@@ -87,14 +87,14 @@ class Recorder:
             except LogUnavailableError:
                 if time.monotonic() > until:
                     raise
-                if is_recorded(self.read_patiently(claim, until), outcome):
+                if self._is_recorded(claim, outcome, until):
                     return self.hand_on(claim, plan)
                 in_doubt = True
                 time.sleep(RECORD_PAUSE_SECONDS)
                 continue
             if moved_on:
                 return self.hand_on(claim, plan)
-            if in_doubt and is_recorded(self.read_patiently(claim, until), outcome):
+            if in_doubt and self._is_recorded(claim, outcome, until):
                 return self.hand_on(claim, plan)  # our first write landed after we had read
             self._record_fact(claim, outcome, until)
             return None
@@ -219,7 +219,7 @@ class Recorder:
             except LogUnavailableError:
                 if time.monotonic() > until:
                     raise
-                if is_recorded(self.read_patiently(claim), outcome):
+                if self._is_recorded(claim, outcome):
                     self._mover.look(claim.attempt.saga_id)
                     return
                 time.sleep(RECORD_PAUSE_SECONDS)
@@ -228,8 +228,15 @@ class Recorder:
         if kept:
             self.announce_fact(claim, outcome)
             self._mover.look(claim.attempt.saga_id)
-        elif not is_recorded(self.read_patiently(claim), outcome):
+        elif not self._is_recorded(claim, outcome):
             self.refuse(claim, outcome)
+
+    def _is_recorded(self, claim: Claim, outcome: Outcome, until: float | None = None) -> bool:
+        """Whether the log holds it; of a saga that was pruned meanwhile it holds nothing."""
+        try:
+            return is_recorded(self.read_patiently(claim, until), outcome)
+        except SagaNotFoundError:
+            return False
 
     def announce_fact(self, claim: Claim, outcome: Outcome) -> None:
         announce(claim.saga, (outcome,))

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from orchestrator.context import Effect
 from orchestrator.entries import LateOutcomeRecorded, SagaParked, SagaResolved, SagaStarted
 from orchestrator.errors import LogUnavailableError
 from orchestrator.state import State
@@ -16,7 +17,8 @@ from orchestrator.storage.database import Database
 from orchestrator.storage.retention import Retention
 from orchestrator.storage.rows import Advance
 from orchestrator.storage.tombstones import REASON, Revived, Tombstones
-from tests.ended_sagas import ORDER, SHOP, age, old, plant, prune, rows
+from tests.ended_sagas import NINETY_DAYS, ORDER, SHOP, age, old, plant, prune, rows
+from tests.histories import doing, saga
 from tests.integration.engine import Engine, answer_lost
 
 LATE = LateOutcomeRecorded(
@@ -187,3 +189,28 @@ def test_it_can_be_resolved_and_pruned_again(
     assert found.state is State.RESOLVED
     assert found.references == ["ch_late"]
     assert not engine.client.start(SHOP, ORDER, key="order-1").created
+
+
+def test_a_whole_attempt_that_outlived_its_saga_brings_it_back(
+    database: str, retention: Retention
+) -> None:
+    shop = saga(doing("pay", run=lambda _ctx: Effect(reference="ch_late"), max_crashes=1))
+    engine = Engine(database, shop)
+    saga_id = engine.client.start(shop, ORDER, key="order-1").id
+    claim = engine.claim(saga_id)
+    assert engine.gives_up(claim)
+    seq = engine.client.get(saga_id).seq
+    resolved = SagaResolved(actor="me", reason="seen to")
+    change = Advance(saga_id=saga_id, seq=seq, entries=[resolved], state=State.RESOLVED)
+    assert engine.coordinator.log.advance(change)
+    age(engine, saga_id)
+    [page] = retention.ended([State.RESOLVED], NINETY_DAYS, 10)
+    for _ in range(2):  # straight to the function: the log's own judge would have kept it
+        retention.prune(page, NINETY_DAYS)
+    assert rows(engine) == (0, 0)
+
+    engine.coordinator.execute(claim)
+
+    assert engine.client.get(saga_id).state is State.STUCK
+    assert engine.kinds(saga_id) == ["SagaStarted", "SagaParked", "LateOutcomeRecorded"]
+    engine.close()
