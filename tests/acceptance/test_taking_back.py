@@ -232,7 +232,7 @@ def test_a_deadline_at_any_moment_lets_no_step_begin_before_the_pivot(
     deployment: Deployment, world: World, size: int
 ) -> None:
     knows_them(deployment)
-    deployment.variables["sweep_seconds"] = 0.2
+    deployment.variables["sweep_seconds"] = 2  # so that it is the claim that sees the deadline
     workers = deployment.start_workers(2, concurrency=2)
     ids = []
     for number in range(0, size, 15):  # so that they grow old at different places of their logs
