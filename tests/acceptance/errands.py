@@ -20,4 +20,4 @@ ERRAND = SagaDefinition(
     ],
 )
 
-URGENT = replace(ERRAND, name="urgent", deadline=timedelta(seconds=2))
+URGENT = replace(ERRAND, name="urgent", deadline=timedelta(seconds=3))

@@ -234,9 +234,10 @@ def test_a_deadline_at_any_moment_lets_no_step_begin_before_the_pivot(
     knows_them(deployment)
     deployment.variables["sweep_seconds"] = 2  # so that it is the claim that sees the deadline
     workers = deployment.start_workers(2, concurrency=2)
-    ids = []
+    start(deployment, URGENT, 3, "in-time")
+    until(lambda: deployment.ended() == 3, what="the ends of those that have the workers alone")
     for number in range(0, size, 15):  # so that they grow old at different places of their logs
-        ids += start(deployment, URGENT, 15, f"wave-{number}")
+        start(deployment, URGENT, 15, f"wave-{number}")
         time.sleep(0.05)
     workers[0].kill()
     deployment.wait_at_rest(90)
