@@ -139,7 +139,7 @@ def first_waiting(deployment: Deployment, url: str) -> UUID:
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel tells no CPU")
-@sizes(5_000, 100_000)
+@sizes(10_000, 100_000)
 def test_a_sweep_costs_the_same_however_many_sagas_wait(
     deployment: Deployment, world: World, few: str, size: int
 ) -> None:
