@@ -249,12 +249,8 @@ def _on_outcome(state: SagaState, recorded: Recorded, entry: Outcome) -> SagaSta
             return _after_probe(state, recorded, step, ended, entry)
         case StepFailed():
             ended = _after_failure(ended, entry)
-        case StepUnknown(reason=UnknownReason.RAISED | UnknownReason.TIMED_OUT):
-            ended = replace(ended, unsettled=True, unknowns=ended.unknowns + 1)
-        case StepUnknown(reason=UnknownReason.DRAINED):
-            ended = replace(ended, unsettled=True)
         case StepUnknown():
-            ended = replace(ended, unsettled=True, crashes=ended.crashes + 1)
+            ended = _after_unknown(step, ended, entry)
         case StepReleased():
             # A wait that was over stays over, though its attempt was handed back.
             ended = replace(ended, released=ended.released + 1)
@@ -262,6 +258,19 @@ def _on_outcome(state: SagaState, recorded: Recorded, entry: Outcome) -> SagaSta
             unsettled = ended.unsettled and not entry.decisive
             ended = replace(ended, waited=False, unsettled=unsettled)
     return _with_step(state, entry.step, _with_track(step, entry.direction, ended))
+
+
+def _after_unknown(step: StepState, track: Track, entry: StepUnknown) -> Track:
+    """Nobody knows what the attempt did, unless its effect was proved while it ran: one key."""
+    is_proved = entry.direction == Direction.FORWARD and bool(step.effects)
+    track = replace(track, unsettled=not is_proved)
+    match entry.reason:
+        case UnknownReason.DRAINED:
+            return track
+        case UnknownReason.RAISED | UnknownReason.TIMED_OUT:
+            return replace(track, unknowns=track.unknowns + 1)
+        case _:
+            return replace(track, crashes=track.crashes + 1)
 
 
 def _after_failure(track: Track, entry: StepFailed) -> Track:

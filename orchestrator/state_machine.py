@@ -58,6 +58,7 @@ from orchestrator.entries import (
     UndoSkipped,
     UnwindingStarted,
 )
+from orchestrator.errors import HistoryError
 from orchestrator.folding import apply
 from orchestrator.going_forward import going_forward, is_past_the_pivot, parked_child
 from orchestrator.state import SagaState, State
@@ -65,6 +66,9 @@ from orchestrator.unwinding import after_the_end, unwinding
 
 Definition = SagaDefinition[Any]
 
+
+MAX_DECISIONS = 1000
+"""More turns than any saga has steps to skip; a rule that turned for ever would hold a worker."""
 
 HEARD = "what was heard since"
 """Who answered, when a parked saga goes on by itself."""
@@ -98,7 +102,7 @@ def decide(definition: Definition, state: SagaState, now: datetime, seed: str) -
         seed: the saga's id; it spreads the pauses of many sagas that failed together.
     """
     entries: list[Entry] = []
-    while True:
+    while len(entries) < MAX_DECISIONS:
         actions = next_actions(definition, state, now, seed)
         decisions = [entry for each in actions if (entry := _entry_of(each)) is not None]
         if not decisions:
@@ -106,6 +110,7 @@ def decide(definition: Definition, state: SagaState, now: datetime, seed: str) -
         for entry in decisions:
             state = apply(state, Recorded(seq=state.seq + 1, at=now, entry=entry))
         entries.extend(decisions)
+    raise HistoryError(f"the saga is decided on without end: {[*map(type, entries[-4:])]}")
 
 
 def next_actions(
@@ -140,7 +145,7 @@ def _while_parked(definition: Definition, state: SagaState, now: datetime) -> tu
             track = step.undo if state.parked_from is State.COMPENSATING else step.forward
             if isinstance(track.last, StepWaiting) and parked_child(state, track.last):
                 return ()
-        elif not step.is_done:
+        elif step.forward.unsettled or not step.is_done:
             return ()
     return (Unpark(by=HEARD),)
 

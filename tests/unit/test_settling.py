@@ -231,3 +231,17 @@ def test_an_unknown_undo_is_not_repeated_under_an_old_key(life: timedelta) -> No
     history = paying(key_life=life).succeeds("pay", reference="pay-1").cancelled()
     history.unknown("pay", COMPENSATE).later(minutes=31)
     assert history.visible is State.FAILED_COMPENSATION
+
+
+def test_an_attempt_that_dies_after_its_effect_was_proved_leaves_nothing_unknown() -> None:
+    history = History(saga(doing("pay"), doing("ship"))).claims("pay").reported("pay", "r-1")
+    history.crashes("pay")
+    assert not history.state.step("pay").forward.unsettled
+    assert history.wants == ["ship#1"]
+
+
+def test_a_proved_step_whose_last_try_dies_while_the_saga_turns_round_is_undone() -> None:
+    history = History(saga(doing("pay"), doing("ship"))).crashes("pay").crashes("pay")
+    history.claims("pay").cancelled().reported("pay", "r-1")
+    history.crashes("pay")
+    assert history.wants == ["undo pay#1"]
