@@ -73,7 +73,7 @@ def authorize_payment(ctx: Context) -> Effect:
     try:
         held = call_or_find(lambda: _authorize(ctx), lambda: _held_under_our_key(ctx))
     except AuthenticationRequiredError as error:
-        raise Wait(AUTHENTICATED, ctx.now + CHALLENGE) from error
+        raise Wait(AUTHENTICATED, ctx.now + CHALLENGE, decisive=True) from error
     return held_payment(held)
 
 
@@ -262,7 +262,9 @@ def _after_the_challenge(ctx: Context) -> ChargeResult:
             "the payer did not pass the challenge", code="authentication_failed", decisive=True
         )
     if ctx.signalled:
-        raise Wait(AUTHENTICATED, ctx.now + CHALLENGE)  # it was told of something else
+        raise Wait(
+            AUTHENTICATED, ctx.now + CHALLENGE, decisive=True
+        )  # it was told of something else
     raise Terminal(
         "the payer did not authenticate in time", code="not_authenticated", decisive=True
     )
