@@ -10,8 +10,8 @@ CHAOS_ARGS ?=
 export PYTHON
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-# Tests wait more than they compute. Each process has its own Postgres and Valkey, so not one per core of a large machine.
-PARALLEL := -n logical --maxprocesses=4 --dist worksteal
+# Tests wait more than they compute, so more processes than cores help; each has its own Postgres and Valkey, so not many.
+PARALLEL := -n 4 --dist worksteal
 INSTALL := @sh requirements/install.sh
 LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
