@@ -54,7 +54,7 @@ def going_forward(
     if all(state.step(each.name).is_done for each in definition.steps):
         return (ending(definition, state, now, Complete()),)
     ready = [each for each in definition.steps if _is_ready(definition, state, each)]
-    return _park_last(state, [_next_try(state, each, now, seed) for each in ready])
+    return park_last(state, [_next_try(state, each, now, seed) for each in ready])
 
 
 def is_past_the_pivot(definition: Definition, state: SagaState) -> bool:
@@ -102,7 +102,7 @@ def _turning_round(
         if state.step(each.name).forward.unsettled and not state.step(each.name).is_open
     ]
     if unsettled:
-        return _park_last(state, [settle(state, each, now, seed) for each in unsettled])
+        return park_last(state, [settle(state, each, now, seed) for each in unsettled])
     return () if state.is_open else (trouble,)
 
 
@@ -111,7 +111,7 @@ def _settling_the_pivot(
 ) -> tuple[Action, ...]:
     if state.step(pivot.name).is_open:
         return ()
-    return _park_last(state, [settle(state, pivot, now, seed)])
+    return park_last(state, [settle(state, pivot, now, seed)])
 
 
 def _trouble(definition: Definition, state: SagaState, now: datetime) -> StartUnwinding | None:
@@ -158,7 +158,7 @@ def _next_try(state: SagaState, step: Step, now: datetime, seed: str) -> Action:
     if isinstance(track.last, StepWaiting):
         child = parked_child(state, track.last)
         if child is not None:
-            return _parked_with_its_child(step, child)
+            return parked_with_its_child(State.STUCK, step, child)
         return after_waiting(state, step, Direction.FORWARD, track.last, now, seed)
     if track.unsettled:
         return settle(state, step, now, seed)
@@ -170,9 +170,10 @@ def _next_try(state: SagaState, step: Step, now: datetime, seed: str) -> Action:
     return run(state, step, Direction.FORWARD, due)
 
 
-def _parked_with_its_child(step: Step, child: str) -> Park:
+def parked_with_its_child(state: State, step: Step, child: str) -> Park:
+    """Return the question in front of which a saga stops whose child does."""
     return Park(
-        state=State.STUCK,
+        state=state,
         reason="child_parked",
         question=f"The child saga of {step.name} is parked ({child}): answer its question, and "
         "this saga goes on by itself.",
@@ -190,7 +191,7 @@ def _failed_past_the_pivot(step: Step, track: Track) -> Park:
     )
 
 
-def _park_last(state: SagaState, actions: Sequence[Action]) -> tuple[Action, ...]:
+def park_last(state: SagaState, actions: Sequence[Action]) -> tuple[Action, ...]:
     """Park only when nothing else of the saga can move or is moving."""
     moving = [each for each in actions if not isinstance(each, Park)]
     if moving or state.is_open:

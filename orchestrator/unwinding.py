@@ -22,7 +22,13 @@ from orchestrator.actions import (
 from orchestrator.definition import Kind, SagaDefinition, Step
 from orchestrator.ending import ending
 from orchestrator.entries import Direction, StepWaiting
-from orchestrator.going_forward import is_past_the_pivot, is_to_be_refused, parked_child
+from orchestrator.going_forward import (
+    is_past_the_pivot,
+    is_to_be_refused,
+    park_last,
+    parked_child,
+    parked_with_its_child,
+)
 from orchestrator.pauses import not_before
 from orchestrator.settling import after_waiting, key_is_young, run
 from orchestrator.state import SECOND_EFFECT, UNDO_REQUESTED, SagaState, State, StepState
@@ -50,7 +56,7 @@ def unwinding(
             pending.add(each.name)
             actions.extend(_next_undo(state, each, now, seed))
     if pending:
-        return _park_last(state, actions)
+        return park_last(state, actions)
     if outstanding:
         return (_failed_compensation(outstanding),)
     end = Complete() if state.undoes_second_effects_only else Compensated()
@@ -144,7 +150,7 @@ def _next_undo(state: SagaState, step: Step, now: datetime, seed: str) -> list[A
     if isinstance(known.undo.last, StepWaiting):
         child = parked_child(state, known.undo.last)
         if child is not None:
-            return [_waits_for_its_child(step, child)]
+            return [parked_with_its_child(State.FAILED_COMPENSATION, step, child)]
         return [after_waiting(state, step, Direction.COMPENSATE, known.undo.last, now, seed)]
     due = not_before(known.undo, step.undo_retry, seed, step.name, Direction.COMPENSATE)
     return [run(state, step, Direction.COMPENSATE, due)]
@@ -160,24 +166,6 @@ def _is_spared(state: SagaState, step: Step) -> bool:
     effect = state.effect_to_undo(step.name)
     later = state.step(step.undone_by)
     return later.undone and (effect is None or effect.seq < later.undone_seq)
-
-
-def _park_last(state: SagaState, actions: Sequence[Action]) -> tuple[Action, ...]:
-    """Park for a child only when nothing else of the saga can move or is moving."""
-    moving = [each for each in actions if not isinstance(each, Park)]
-    if moving or state.is_open:
-        return tuple(moving)
-    return tuple(actions[:1])
-
-
-def _waits_for_its_child(step: Step, child: str) -> Park:
-    return Park(
-        state=State.FAILED_COMPENSATION,
-        reason="child_parked",
-        question=f"The child saga of {step.name} is parked ({child}): answer its question, and "
-        "this saga goes on by itself.",
-        steps=(step.name,),
-    )
 
 
 def _failed_compensation(outstanding: Sequence[str]) -> Park:
