@@ -59,7 +59,7 @@ lock: ## Resolve the newest versions into requirements/*.txt
 	$(INSTALL) dev
 	@$(LOCK) --upgrade --all-extras --group dev --output-file requirements/dev.txt
 	@$(LOCK) --upgrade --extra local --group build --constraints requirements/dev.txt --output-file requirements/run.txt
-	@$(LOCK) --upgrade --extra sandbox --group build --constraints requirements/dev.txt --output-file requirements/image.txt
+	@$(LOCK) --upgrade --extra http --extra sandbox --group build --constraints requirements/dev.txt --output-file requirements/image.txt
 
 wheel: ## Build dist/amends-*.whl
 	$(INSTALL) dev
