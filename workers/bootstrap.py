@@ -27,6 +27,8 @@ from orchestrator.storage.database import Database, create_engine
 from steps.gateways.carrier import Carrier
 from steps.gateways.payment import PaymentGateway
 from steps.storage.shop_database import ShopDatabase
+from steps.storage.velocity import PostgresVelocityTracker
+from steps.velocity import VelocityTracker
 from workers.broker import broker_configuration
 from workers.hand_off import CeleryDoorbell
 from workers.settings import Settings, SettingsError
@@ -154,7 +156,10 @@ def build_coordinator(
 
 def _outside_parts(settings: Settings, database: Database) -> Mapping[type, Callable[[], Any]]:
     """How to build what steps ask for; each at its first use in a process."""
-    factories: dict[type, Callable[[], Any]] = {ShopDatabase: lambda: ShopDatabase(database.engine)}
+    factories: dict[type, Callable[[], Any]] = {
+        ShopDatabase: lambda: ShopDatabase(database.engine),
+        VelocityTracker: lambda: PostgresVelocityTracker(database.engine),
+    }
     if settings.has_gateway:
         _check_gateway(settings)
         factories[PaymentGateway] = lambda: payment_gateway(settings)

@@ -7,6 +7,9 @@ short transactions of their own, under the step's key: writing them again change
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import sqlalchemy
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -15,9 +18,9 @@ from orchestrator.seam import durable
 from steps.gateways.carrier import Shipment
 from steps.storage import stock
 from steps.storage.tables import shipment, verdict
-from steps.verdict import Decision, Verdict
+from steps.verdict import Decision, Opinion, Verdict
 
-_VERDICT = (verdict.c.decision, verdict.c.reasons, verdict.c.ruleset)
+_VERDICT = (verdict.c.decision, verdict.c.reasons, verdict.c.ruleset, verdict.c.opinions)
 
 
 class ShopDatabase:
@@ -38,6 +41,7 @@ class ShopDatabase:
                 decision=found.decision,
                 reasons=list(found.reasons),
                 ruleset=found.ruleset,
+                opinions=[asdict(each) for each in found.opinions],
             )
             .on_conflict_do_nothing()
             .returning(*_VERDICT)
@@ -48,7 +52,10 @@ class ShopDatabase:
             with self._autocommit.connect() as connection:
                 row = connection.execute(statement).first() or connection.execute(known).one()
             return Verdict(
-                decision=Decision(row.decision), reasons=tuple(row.reasons), ruleset=row.ruleset
+                decision=Decision(row.decision),
+                reasons=tuple(row.reasons),
+                ruleset=row.ruleset,
+                opinions=tuple(_opinion(each) for each in row.opinions),
             )
 
         return durable("shop.keep_verdict", write)
@@ -73,3 +80,8 @@ class ShopDatabase:
                 stock.ship(connection, reservation_key)
 
         durable("shop.keep_shipment", write)
+
+
+def _opinion(kept: dict[str, Any]) -> Opinion:
+    decision = kept["decision"]
+    return Opinion(**{**kept, "decision": None if decision is None else Decision(decision)})

@@ -18,7 +18,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 SCHEMA = "shop"
 CLOCK = text("clock_timestamp()")
@@ -63,8 +63,21 @@ verdict = Table(
     Column("reasons", ARRAY(Text), nullable=False),
     Column("ruleset", Text, nullable=False),
     Column("decided_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
-    CheckConstraint("decision IN ('approve', 'review', 'block')", name="verdict_decision_known"),
+    Column("opinions", JSONB, nullable=False, server_default=text("'[]'")),
+    CheckConstraint(
+        "decision IN ('approve', 'review', 'challenge', 'block')", name="verdict_decision_known"
+    ),
     Index("verdict_customer", "customer_id", "decided_at"),
+)
+
+fraud_attempt = Table(
+    "fraud_attempt",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("attempt_id", Text, primary_key=True),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
+    Index("fraud_attempt_window", "subject", "recorded_at"),
+    Index("fraud_attempt_age", "recorded_at"),
 )
 
 shipment = Table(

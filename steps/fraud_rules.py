@@ -1,0 +1,188 @@
+"""The rules that most shops need, each made from its limits and lists.
+
+`finds` is what a rule says when it has found something: a decision, or points. Where a fact that
+a rule asks about is not known it has no opinion; where the rule itself lacks what it needs (a
+limit for the currency, the issuer's checks) it asks for a review: not knowing is not approving.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Final
+
+from steps.fraud_engine import CardChecks, CheckResult, Finding, FraudContext, Phase, Rule
+from steps.money import Money
+from steps.velocity import VelocityTracker
+from steps.verdict import Decision
+
+_GMAIL: Final = frozenset({"gmail.com", "googlemail.com"})
+
+
+def blocklist_rule(
+    *,
+    emails: Iterable[str] = (),
+    networks: Iterable[str] = (),
+    finds: Finding = Decision.BLOCK,
+) -> Rule:
+    """Find listed e-mail addresses, in any spelling of the same mailbox, and ranges of IPs.
+
+    Args:
+        emails: addresses, or whole domains as ``@example.org``.
+        networks: addresses or ranges in CIDR form, IPv4 and IPv6.
+        finds: what to say of an order from one of them.
+
+    Raises:
+        ValueError: an entry is no address, or a range with bits of a host.
+    """
+    entries = tuple(emails)
+    listed = {normalised_email(each) for each in entries if not each.startswith("@")}
+    domains = {_listed_domain(each[1:]) for each in entries if each.startswith("@")}
+    ranges = tuple(ipaddress.ip_network(each) for each in networks)
+
+    def judge(context: FraudContext) -> Finding | None:
+        if context.email is not None:
+            email = normalised_email(context.email)
+            if email in listed or email.rpartition("@")[2] in domains:
+                return finds
+        if context.ip is not None:
+            address = normalised_ip(context.ip)
+            if any(address in each for each in ranges):
+                return finds
+        return None
+
+    return Rule(name="blocklist", judge=judge)
+
+
+def normalised_email(email: str) -> str:
+    """One spelling per mailbox: no case, no ``+tag``, and for Gmail no dots.
+
+    Raises:
+        ValueError: it is no e-mail address.
+    """
+    local, at, domain = _plain(email).rpartition("@")
+    if not (local and at and domain):
+        raise ValueError("not an e-mail address")
+    mailbox = local.partition("+")[0] or local
+    domain = _domain(domain)
+    if domain in _GMAIL:
+        return f"{mailbox.replace('.', '') or mailbox}@gmail.com"
+    return f"{mailbox}@{domain}"
+
+
+def _listed_domain(domain: str) -> str:
+    """As it stands in a normalised address."""
+    return normalised_email(f"any@{domain}").rpartition("@")[2]
+
+
+def _domain(domain: str) -> str:
+    """Its form on the wire: ASCII, without the dot of the root."""
+    return domain.rstrip(".").encode("idna").decode("ascii").lower()
+
+
+def _plain(text: str) -> str:
+    """Without case, compatibility forms, spaces and characters that nobody sees."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(
+        each for each in folded if not each.isspace() and unicodedata.category(each)[0] != "C"
+    )
+
+
+def normalised_ip(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address itself; an IPv4 address written as IPv6 is one of IPv4.
+
+    Raises:
+        ValueError: it is no IP address.
+    """
+    address = ipaddress.ip_address(ip.strip())
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def avs_cvv_rule(
+    *,
+    wrong_cvv: Finding = Decision.BLOCK,
+    wrong_address: Finding = Decision.REVIEW,
+    not_checked: Finding = Decision.REVIEW,
+) -> Rule:
+    """Judge what the issuer said of the security code, then of the address.
+
+    Asked after the authorization only, for before it there is nothing to judge.
+    """
+
+    def judge(context: FraudContext) -> Finding | None:
+        checks = context.card_checks or CardChecks()
+        if checks.cvv in {CheckResult.MISMATCH, CheckResult.PARTIAL}:
+            return wrong_cvv
+        if checks.avs in {CheckResult.MISMATCH, CheckResult.PARTIAL}:
+            return wrong_address
+        if CheckResult.NOT_CHECKED in {checks.cvv, checks.avs}:
+            return not_checked
+        return None
+
+    return Rule(name="avs_cvv", judge=judge, phase=Phase.AFTER_AUTHORIZATION)
+
+
+def velocity_rule(
+    tracker: VelocityTracker,
+    *,
+    limit: int,
+    window: timedelta,
+    kind: str = "customer",
+    of: Callable[[FraudContext], str | None] = lambda context: context.customer_id,
+    finds: Finding = Decision.REVIEW,
+) -> Rule:
+    """Find who tries more than `limit` times within `window`; asking records the attempt.
+
+    Args:
+        tracker: what counts; where it fails the rule raises, and the order goes to review.
+        limit: attempts that are still fine.
+        window: how far back they count.
+        kind: what `of` names; also part of the rule's name, so that several can be used together.
+        of: whose attempts these are, for example an IP or an e-mail. Kept as a digest.
+        finds: what to say of one attempt too many.
+    """
+
+    def judge(context: FraudContext) -> Finding | None:
+        who = of(context)
+        if who is None:
+            return None
+        subject = f"{kind}:{hashlib.sha256(who.encode()).hexdigest()}"
+        return finds if tracker.record(subject, context.attempt_id, window) > limit else None
+
+    return Rule(name=f"velocity_{kind}", judge=judge)
+
+
+def country_mismatch_rule(*, finds: Finding = Decision.REVIEW) -> Rule:
+    """Find known countries of card, address and network that are not one and the same."""
+
+    def judge(context: FraudContext) -> Finding | None:
+        named = (context.card_country, context.billing_country, context.ip_country)
+        known = {each.strip().upper() for each in named if each}
+        return finds if len(known) > 1 else None
+
+    return Rule(name="country_mismatch", judge=judge)
+
+
+def high_amount_rule(review_above: Mapping[str, Money], *, block_times: int | None = None) -> Rule:
+    """Review an amount above its currency's limit, and block one above so many times the limit.
+
+    A currency without a limit is reviewed. A free order has no amount to judge.
+    """
+
+    def judge(context: FraudContext) -> Finding | None:
+        amount = context.amount
+        if amount.is_zero:
+            return None
+        limit = review_above.get(amount.currency)
+        if limit is None:
+            return Decision.REVIEW
+        if block_times is not None and amount > limit * block_times:
+            return Decision.BLOCK
+        return Decision.REVIEW if amount > limit else None
+
+    return Rule(name="high_amount", judge=judge)

@@ -1,0 +1,72 @@
+"""Counts attempts in Postgres, one subject at a time, by the database's clock.
+
+Two statements under one lock per subject: the count's snapshot is taken once the lock is held, so
+of two attempts at the same time the later one sees both, and `recorded_at` follows that order.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import sqlalchemy
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from orchestrator.seam import durable
+from steps.storage.tables import fraud_attempt
+
+
+class PostgresVelocityTracker:
+    """A `VelocityTracker` on the shop's table; a resource of the steps, one per process.
+
+    Whatever Postgres raises goes through: an attempt that cannot be counted has no number.
+    """
+
+    def __init__(self, engine: sqlalchemy.Engine) -> None:
+        self._engine = engine.execution_options(isolation_level="READ COMMITTED")
+
+    def record(self, subject: str, attempt_id: str, window: timedelta) -> int:
+        """Keep the attempt once and return the count of its window, as the protocol says.
+
+        Subjects are stored as given: pass a digest of what names a person.
+        """
+        ours = (fraud_attempt.c.subject == subject, fraud_attempt.c.attempt_id == attempt_id)
+        moment = select(fraud_attempt.c.recorded_at).where(*ours).scalar_subquery()
+        count = (
+            select(func.count())
+            .select_from(fraud_attempt)
+            .where(
+                fraud_attempt.c.subject == subject,
+                fraud_attempt.c.recorded_at > moment - window,
+                fraud_attempt.c.recorded_at <= moment,
+            )
+        )
+
+        def write() -> int:
+            with self._engine.begin() as connection:
+                connection.execute(
+                    select(func.pg_advisory_xact_lock(func.hashtextextended(subject, 0)))
+                )
+                connection.execute(
+                    insert(fraud_attempt)
+                    .values(subject=subject, attempt_id=attempt_id)
+                    .on_conflict_do_nothing()
+                )
+                return connection.execute(count).scalar_one()
+
+        return durable("shop.record_attempt", write)
+
+    def prune(self, older_than: timedelta) -> int:
+        """Delete attempts that are older and return how many; keep the longest window's and more.
+
+        An attempt that is delivered again after it was pruned counts as a new one.
+        """
+        statement = delete(fraud_attempt).where(
+            fraud_attempt.c.recorded_at < func.clock_timestamp() - older_than
+        )
+
+        def write() -> int:
+            with self._engine.begin() as connection:
+                return connection.execute(statement).rowcount
+
+        return durable("shop.prune_attempts", write)
