@@ -52,13 +52,38 @@ class MovementKind(StrEnum):
     REFUND_FAILED = "refund_failed"
 
 
+class CheckResult(StrEnum):
+    """What an issuer said of one thing that the payer typed."""
+
+    MATCH = "match"
+    PARTIAL = "partial"
+    MISMATCH = "mismatch"
+    NOT_CHECKED = "not_checked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardChecks:
+    """What came with an authorization: of the address (AVS) and of the security code (CVV).
+
+    None is *not told*: the shop sent nothing to check, or the gateway has no word for it. An issuer
+    that was given something and did not look at it is `NOT_CHECKED`.
+    """
+
+    avs: CheckResult | None = None
+    cvv: CheckResult | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeRequest:
-    """Hold `amount` on the payment method behind `token` for our order `order_reference`."""
+    """Hold `amount` on the payment method behind `token` for our order `order_reference`.
+
+    `challenge` asks that the payer authenticate (3-D Secure), also where the issuer would not.
+    """
 
     amount: Money
     token: str = field(repr=False)  # opaque, but it spends money: keep it out of logs
     order_reference: str
+    challenge: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +126,7 @@ class ChargeResult:
         refunded: what was given back, pending refunds included and failed ones not.
         key: the idempotency key of the authorization.
         challenge_url: where the payer authenticates, while `status` is requires_action.
+        card_checks: told once the issuer has authorized.
     """
 
     reference: str
@@ -113,6 +139,7 @@ class ChargeResult:
     created_at: datetime
     refunds: tuple[RefundResult, ...] = ()
     challenge_url: str | None = None
+    card_checks: CardChecks = CardChecks()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,10 @@ ADAPTERS: dict[str, Adapter] = {
             "declined": "tok_declined",
             "insufficient_funds": "tok_insufficient_funds",
             "challenge": "tok_challenge",
+            "cvv_mismatch": "tok_cvv_mismatch",
+            "avs_mismatch": "tok_avs_mismatch",
+            "avs_partial": "tok_avs_partial",
+            "avs_unchecked": "tok_avs_unchecked",
             "nobody": "tok_nobody",
         },
     ),
@@ -59,6 +63,10 @@ ADAPTERS: dict[str, Adapter] = {
             "declined": "pm_card_chargeDeclined",
             "insufficient_funds": "pm_card_chargeDeclinedInsufficientFunds",
             "challenge": "pm_card_authenticationRequired",
+            "cvv_mismatch": "pm_card_cvcCheckFail",
+            "avs_mismatch": "pm_card_avsFail",
+            "avs_partial": "pm_card_avsLine1Fail",
+            "avs_unchecked": "pm_card_avsUnchecked",
             "nobody": "pm_nobody",
         },
     ),
@@ -69,6 +77,10 @@ ADAPTERS: dict[str, Adapter] = {
             "declined": "pm_card_chargeCustomerFail",
             "insufficient_funds": "pm_card_chargeDeclinedInsufficientFunds",
             "challenge": "pm_card_authenticationRequired",
+            "cvv_mismatch": "pm_card_cvcCheckFail",
+            "avs_mismatch": "pm_card_avsFail",
+            "avs_partial": "pm_card_avsLine1Fail",
+            "avs_unchecked": "pm_card_avsUnchecked",
             "nobody": "pm_nobody",
         },
     ),
@@ -92,10 +104,14 @@ class Order:
         *,
         amount: Money = PRICE,
         key: str = "authorize",
+        challenge: bool = False,
         timeout_seconds: float = LONG,
     ) -> ChargeResult:
         request = ChargeRequest(
-            amount=amount, token=self.tokens[card], order_reference=self.reference
+            amount=amount,
+            token=self.tokens[card],
+            order_reference=self.reference,
+            challenge=challenge,
         )
         return self.gateway.authorize(request, key=self.key(key), timeout_seconds=timeout_seconds)
 

@@ -55,6 +55,7 @@ _NO_FAULTS = "it has no faults"
 _NO_LEDGER = "it has no ledger to look into"
 _NO_LIMIT = "it refunds without limit, and what was never captured"
 _NO_CODE = "it says 404 without a code, which may as well be a wrong address"
+_NO_CHECKS = "it tells nothing of what the issuer checked"
 _NO_CHALLENGE = "it sends a payer to no page, and knows none of the cards that are challenged"
 
 CANNOT_HOLD = {
@@ -87,6 +88,9 @@ CANNOT_HOLD = {
     "test_a_challenge_that_the_payer_let_lapse_is_a_decline": _NO_CHALLENGE,
     "test_an_open_challenge_can_be_called_off": _NO_CHALLENGE,
     "test_calling_off_what_was_never_held_moves_no_money": _NO_CHALLENGE,
+    "test_a_payer_can_be_asked_to_authenticate": _NO_CHALLENGE,
+    "test_an_authorization_tells_what_the_issuer_checked": _NO_CHECKS,
+    "test_checks_are_told_once_the_challenge_is_passed": _NO_CHALLENGE,
     "test_a_pending_refund_ends_later": _NO_FAULTS,
     "test_a_failed_refund_can_be_tried_again": _NO_FAULTS,
     "test_a_payment_is_found_by_each_of_its_names": _NO_SEARCH,

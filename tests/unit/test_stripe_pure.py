@@ -25,7 +25,7 @@ from steps.gateways.errors import (
     RateLimitedError,
 )
 from steps.gateways.http_calls import Unanswered
-from steps.gateways.payment import ChargeResult, ChargeStatus
+from steps.gateways.payment import CardChecks, ChargeResult, ChargeStatus, CheckResult
 from steps.gateways.reading import UnreadableAnswerError
 from steps.gateways.stripe import answers, refusals
 from steps.gateways.stripe.amounts import from_stripe_units, in_stripe_units
@@ -68,6 +68,31 @@ def test_what_stripe_cannot_express_is_refused(minor: int, currency: str) -> Non
 def test_what_stripe_never_says_is_refused(units: Any, currency: str) -> None:
     with pytest.raises(MoneyError):
         from_stripe_units(units, currency)
+
+
+@pytest.mark.parametrize(
+    ("line1", "postal_code", "cvc", "avs", "cvv"),
+    [
+        ("pass", "pass", "pass", CheckResult.MATCH, CheckResult.MATCH),
+        ("pass", "fail", "fail", CheckResult.PARTIAL, CheckResult.MISMATCH),
+        ("unavailable", "pass", None, CheckResult.MATCH, None),
+        ("unchecked", "fail", "unchecked", CheckResult.MISMATCH, CheckResult.NOT_CHECKED),
+        (None, "unavailable", "unavailable", CheckResult.NOT_CHECKED, CheckResult.NOT_CHECKED),
+        (None, None, "a word of tomorrow", None, CheckResult.NOT_CHECKED),
+    ],
+)
+def test_an_address_is_two_checks_and_what_was_not_sent_is_not_told(
+    line1: str | None, postal_code: str | None, cvc: str | None, avs: Any, cvv: Any
+) -> None:
+    checks = {
+        "address_line1_check": line1,
+        "address_postal_code_check": postal_code,
+        "cvc_check": cvc,
+    }
+    intent = {"latest_charge": {"payment_method_details": {"card": {"checks": checks}}}}
+
+    assert answers.card_checks(intent) == CardChecks(avs=avs, cvv=cvv)
+    assert answers.card_checks({"latest_charge": None}) == CardChecks()
 
 
 def refused(

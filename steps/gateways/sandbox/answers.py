@@ -10,8 +10,10 @@ from datetime import datetime
 
 from steps.gateways.carrier import Shipment
 from steps.gateways.payment import (
+    CardChecks,
     ChargeResult,
     ChargeStatus,
+    CheckResult,
     MovementKind,
     RefundResult,
     RefundStatus,
@@ -36,6 +38,7 @@ def payment(body: Json) -> ChargeResult:
         created_at=_instant(body["created_at"]),
         refunds=tuple(refund(each) for each in body["refunds"]),
         challenge_url=body.get("challenge_url"),
+        card_checks=_checks(body.get("card_checks") or {}),
     )
 
 
@@ -91,6 +94,14 @@ def _report_line(body: Json) -> ReportLine:
         amount=Money(minor=body["amount_minor"], currency=body["currency"]),
         key=text(body["key"]),
         at=_instant(body["at"]),
+    )
+
+
+def _checks(body: Json) -> CardChecks:
+    avs, cvv = body.get("avs"), body.get("cvv")
+    return CardChecks(
+        avs=None if avs is None else CheckResult(avs),
+        cvv=None if cvv is None else CheckResult(cvv),
     )
 
 

@@ -64,6 +64,7 @@ class SandboxGateway:
                 **_amount_json(request.amount),
                 "token": request.token,
                 "order_reference": request.order_reference,
+                **({"challenge": True} if request.challenge else {}),
             },
             key=key,
             timeout_seconds=timeout_seconds,

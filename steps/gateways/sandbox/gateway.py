@@ -15,9 +15,15 @@ from steps.gateways.sandbox.form import INTERNAL_ERROR, KEY_CONFLICT, Form
 from steps.gateways.sandbox.journal import Journal
 from steps.gateways.sandbox.ledger import Ledger
 from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment, fold
-from steps.gateways.sandbox.notes import Notes
+from steps.gateways.sandbox.notes import Notes, notes_of
 from steps.gateways.sandbox.records import Answer, KeptAnswer, Received
-from steps.gateways.sandbox.rules import CHALLENGE_ENDS, KEY_LIFETIME_SECONDS, Verdict, decide
+from steps.gateways.sandbox.rules import (
+    CHALLENGE_ENDS,
+    KEY_LIFETIME_SECONDS,
+    Verdict,
+    card_checks,
+    decide,
+)
 
 _DONE: Final = frozenset({200, 201, 202})
 _LEAVES_AN_OBJECT: Final = _DONE | {402}  # a declined payment is one, an invalid one is not
@@ -216,6 +222,8 @@ class Gateway:
         )
         if movement.reference and verdict.status in _LEAVES_AN_OBJECT:
             self._notes.pin(movement.reference, command.notes)
+            if command.operation is Operation.AUTHORIZE and command.token:
+                self._notes.pin(movement.reference, notes_of(card_checks(command.token)))
         existing = self.payment(payment_reference) if payment_reference else None
         if verdict.status in _DONE:
             return form.success(command, verdict, existing, movement)

@@ -48,6 +48,7 @@ class Command:
     token: str = ""
     destination: str = ""
     confirms: bool = True  # else a payment is only opened, to be confirmed later
+    challenge: bool = False  # have the payer authenticate, whatever the card
     declined_is_open: bool = False
     notes: Mapping[str, str] = field(default_factory=dict)  # to be pinned to its object
 

@@ -1,4 +1,6 @@
-"""What a caller pinned to a payment or a refund, to find it by later or to see it again.
+"""What was pinned to a payment or a refund, to find it by later or to see it again.
+
+Callers pin metadata; the gateway itself pins what the issuer said of a card.
 
 Notes lie beside the ledger, in the same file and the same transactions, and may change.
 """
@@ -8,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from steps.gateways.payment import CardChecks, CheckResult
 from steps.gateways.sandbox.ledger import Ledger
+
+_AVS: Final = "card_checks.avs"
+_CVV: Final = "card_checks.cvv"
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS note (
@@ -51,3 +57,15 @@ class Notes:
             (name, value),
         )
         return [row["reference"] for row in rows]
+
+
+def notes_of(checks: CardChecks) -> dict[str, str]:
+    """The notes that keep them; what was not told is no note."""
+    told = {_AVS: checks.avs, _CVV: checks.cvv}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def checks_in(notes: Mapping[str, str]) -> CardChecks:
+    """The checks that these notes keep."""
+    avs, cvv = notes.get(_AVS), notes.get(_CVV)
+    return CardChecks(avs=CheckResult(avs) if avs else None, cvv=CheckResult(cvv) if cvv else None)

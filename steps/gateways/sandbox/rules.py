@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from steps.gateways.payment import ChargeStatus
+from steps.gateways.payment import CardChecks, ChargeStatus, CheckResult
 from steps.gateways.sandbox.movements import UNCONFIRMED, Command, Operation, Payment
 from steps.money import EXPONENTS
 
@@ -31,12 +31,45 @@ TOKENS: Final[Mapping[str, str]] = {
     "tok_declined": "card_declined",
     "tok_insufficient_funds": "insufficient_funds",
     "tok_challenge": "requires_action",
+    "tok_cvv_mismatch": "authorized",
+    "tok_avs_mismatch": "authorized",
+    "tok_avs_partial": "authorized",
+    "tok_avs_unchecked": "authorized",
+    "tok_unchecked": "authorized",
+    "tok_untold": "authorized",
     "pm_card_visa": "authorized",
     "pm_card_chargeDeclined": "card_declined",
     "pm_card_chargeDeclinedInsufficientFunds": "insufficient_funds",
     "pm_card_authenticationRequired": "requires_action",
+    "pm_card_cvcCheckFail": "authorized",
+    "pm_card_avsFail": "authorized",
+    "pm_card_avsLine1Fail": "authorized",
+    "pm_card_avsUnchecked": "authorized",
 }
 """What each payment-method token makes of an authorization; ``pm_`` are Stripe's test cards."""
+
+_MATCH: Final = CheckResult.MATCH
+_NOT_CHECKED: Final = CheckResult.NOT_CHECKED
+
+CARD_CHECKS: Final[Mapping[str, CardChecks]] = {
+    "tok_cvv_mismatch": CardChecks(avs=_MATCH, cvv=CheckResult.MISMATCH),
+    "tok_avs_mismatch": CardChecks(avs=CheckResult.MISMATCH, cvv=_MATCH),
+    "tok_avs_partial": CardChecks(avs=CheckResult.PARTIAL, cvv=_MATCH),
+    "tok_avs_unchecked": CardChecks(avs=_NOT_CHECKED, cvv=_MATCH),
+    "tok_unchecked": CardChecks(avs=_NOT_CHECKED, cvv=_NOT_CHECKED),
+    "tok_untold": CardChecks(),
+    "pm_card_cvcCheckFail": CardChecks(avs=_MATCH, cvv=CheckResult.MISMATCH),
+    "pm_card_avsFail": CardChecks(avs=CheckResult.MISMATCH, cvv=_MATCH),
+    "pm_card_avsLine1Fail": CardChecks(avs=CheckResult.PARTIAL, cvv=_MATCH),
+    "pm_card_avsUnchecked": CardChecks(avs=_NOT_CHECKED, cvv=_MATCH),
+}
+"""What the issuer says of the address and the security code, where it is not that both match."""
+
+
+def card_checks(token: str) -> CardChecks:
+    """What comes with an authorization of this token."""
+    return CARD_CHECKS.get(token, CardChecks(avs=_MATCH, cvv=_MATCH))
+
 
 CHALLENGE_ENDS: Final = {
     "complete": "authorized",
@@ -105,7 +138,11 @@ def _authorize(command: Command, forced: str | None) -> Verdict:
         return _AUTHORIZE_VERDICTS[UNCONFIRMED]
     if outcome is None:
         return Verdict(status=400, answer="invalid_token", message="no such payment method token")
-    return _AUTHORIZE_VERDICTS[outcome if command.confirms else UNCONFIRMED]
+    if not command.confirms:
+        return _AUTHORIZE_VERDICTS[UNCONFIRMED]
+    if outcome == "authorized" and command.challenge:
+        return _AUTHORIZE_VERDICTS["requires_action"]
+    return _AUTHORIZE_VERDICTS[outcome]
 
 
 def _confirm(command: Command, payment: Payment, forced: str | None) -> Verdict:

@@ -87,7 +87,7 @@ def build_app(ledger: Ledger, connections: Connections, *, base_url: str, logs: 
     journal = Journal(ledger)
     faults = FaultScript()
     notes = Notes(ledger)
-    form = OwnForm(base_url)
+    form = OwnForm(base_url, notes)
     stripe_form = StripeForm(base_url=base_url, notes=notes)
     gateway = Gateway(ledger, journal, notes, clock)
     pipeline = Pipeline(journal, faults, connections, logs=logs)

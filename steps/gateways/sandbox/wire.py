@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Final
@@ -12,8 +13,9 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse
 
-from steps.gateways.payment import ChargeStatus
+from steps.gateways.payment import CardChecks, ChargeStatus
 from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment, Refund
+from steps.gateways.sandbox.notes import Notes, checks_in
 from steps.gateways.sandbox.records import Answer, Received
 from steps.gateways.sandbox.rules import Verdict
 from steps.money import LARGEST_MINOR
@@ -37,6 +39,7 @@ class AuthorizeBody(_Body):
     currency: Annotated[str, Field(max_length=10)]
     token: Annotated[str, Field(max_length=255)]
     order_reference: _Reference
+    challenge: bool = False
 
 
 class AmountBody(_Body):
@@ -70,6 +73,8 @@ def fingerprint_of(command: Command) -> str:
     ]
     if command.notes or not command.confirms:  # what the gateway's own form never has
         parameters += [command.confirms, sorted(command.notes.items())]
+    if command.challenge:
+        parameters.append("challenge")
     return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()
 
 
@@ -80,8 +85,9 @@ class OwnForm:
         {Operation.AUTHORIZE: "pay", Operation.REFUND: "ref", Operation.SHIP: "shp"}
     )
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, notes: Notes) -> None:
         self._base_url = base_url
+        self._notes = notes
 
     def success(
         self, command: Command, verdict: Verdict, payment: Payment | None, movement: Movement
@@ -105,11 +111,11 @@ class OwnForm:
 
     def payment(self, payment: Payment) -> dict[str, Any]:
         """A payment as every answer about it shows it."""
-        return payment_json(payment, base_url=self._base_url)
+        checks = checks_in(self._notes.of(payment.reference))
+        return _payment_json(payment, checks, base_url=self._base_url)
 
 
-def payment_json(payment: Payment, *, base_url: str) -> dict[str, Any]:
-    """A payment as every answer about it shows it."""
+def _payment_json(payment: Payment, checks: CardChecks, *, base_url: str) -> dict[str, Any]:
     rendered: dict[str, Any] = {
         "reference": payment.reference,
         "order_reference": payment.order_reference,
@@ -124,6 +130,8 @@ def payment_json(payment: Payment, *, base_url: str) -> dict[str, Any]:
     }
     if payment.status is ChargeStatus.REQUIRES_ACTION and payment.is_confirmed:
         rendered["challenge_url"] = f"{base_url}/sandbox/challenges/{payment.reference}"
+    if payment.authorized_at is not None:
+        rendered["card_checks"] = asdict(checks)
     return rendered
 
 

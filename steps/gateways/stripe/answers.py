@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from steps.gateways.payment import (
+    CardChecks,
     ChargeResult,
     ChargeStatus,
+    CheckResult,
     MovementKind,
     RefundResult,
     RefundStatus,
@@ -43,6 +45,9 @@ _STATUS: Final = {
     "canceled": ChargeStatus.VOIDED,
 }
 
+_CHECK: Final = {"pass": CheckResult.MATCH, "fail": CheckResult.MISMATCH}
+"""The issuer's other words, ``unavailable`` and ``unchecked``, say that it did not look."""
+
 _REFUND_STATUS: Final = {
     "pending": RefundStatus.PENDING,
     "requires_action": RefundStatus.PENDING,
@@ -71,6 +76,7 @@ def payment(intent: Json) -> ChargeResult:
         created_at=_instant(intent),
         refunds=refunds,
         challenge_url=_challenge_url(intent),
+        card_checks=card_checks(intent),
     )
 
 
@@ -169,6 +175,30 @@ def _challenge_url(intent: Json) -> str | None:
     action = intent.get("next_action") or {}
     url = (action.get("redirect_to_url") or {}).get("url")
     return None if url is None else text(url)
+
+
+def card_checks(intent: Json) -> CardChecks:
+    """From the charge of the authorization; of another payment method than a card nothing."""
+    details = (intent["latest_charge"] or {}).get("payment_method_details") or {}
+    checks = (details.get("card") or {}).get("checks") or {}
+    line1, postal_code, cvc = (
+        _check(checks.get(name))
+        for name in ("address_line1_check", "address_postal_code_check", "cvc_check")
+    )
+    return CardChecks(avs=_together(line1, postal_code), cvv=cvc)
+
+
+def _check(word: str | None) -> CheckResult | None:
+    return None if word is None else _CHECK.get(word, CheckResult.NOT_CHECKED)
+
+
+def _together(line1: CheckResult | None, postal_code: CheckResult | None) -> CheckResult | None:
+    """Two halves of one address: one that is right beside one that is wrong is a part of it."""
+    told = {line1, postal_code} - {None}
+    if told >= {CheckResult.MATCH, CheckResult.MISMATCH}:
+        return CheckResult.PARTIAL
+    by_weight = (CheckResult.MISMATCH, CheckResult.MATCH, CheckResult.NOT_CHECKED)
+    return next((each for each in by_weight if each in told), None)
 
 
 def _was_held(intent: Json) -> bool:

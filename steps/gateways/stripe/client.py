@@ -106,6 +106,8 @@ class StripeGateway:
             "metadata": {answers.ORDER: request.order_reference, answers.AUTHORIZE_KEY: key},
             "expand": answers.WHOLE,
         }
+        if request.challenge:
+            asked["payment_method_options"] = {"card": {"request_three_d_secure": "challenge"}}
         if self._return_url is not None:
             asked["return_url"] = self._return_url
         payment = self._perform(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from steps.gateways.payment import ChargeStatus, RefundStatus
+from steps.gateways.payment import CardChecks, ChargeStatus, CheckResult, RefundStatus
 from steps.gateways.sandbox.form import INTERNAL_ERROR, KEY_CONFLICT, KEY_IN_USE, RATE_LIMITED
 from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment, Refund
-from steps.gateways.sandbox.notes import Notes
+from steps.gateways.sandbox.notes import Notes, checks_in
 from steps.gateways.sandbox.records import Answer
 from steps.gateways.sandbox.rules import Verdict
 from steps.gateways.stripe.amounts import in_stripe_units
@@ -63,6 +63,23 @@ _REFUSALS: Final = MappingProxyType(
     }
 )
 """Status, type, code and parameter of every refusal but a decline."""
+
+
+_CVC_CHECK: Final = {
+    None: None,
+    CheckResult.MATCH: "pass",
+    CheckResult.MISMATCH: "fail",
+    CheckResult.NOT_CHECKED: "unavailable",
+}
+
+_ADDRESS_CHECKS: Final = {
+    None: (None, None),
+    CheckResult.MATCH: ("pass", "pass"),
+    CheckResult.PARTIAL: ("fail", "pass"),
+    CheckResult.MISMATCH: ("fail", "fail"),
+    CheckResult.NOT_CHECKED: ("unavailable", "unavailable"),
+}
+"""Of the first line and of the postal code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,12 +194,28 @@ class StripeForm:
             "created": int(payment.authorized_at or payment.created_at),
             "currency": payment.currency.lower(),
             "payment_intent": payment.reference,
+            "payment_method_details": self._method_details(payment),
             "status": "failed" if payment.authorized_at is None else "succeeded",
         }
         if "latest_charge.refunds" in self.expand:
             url = f"/v1/charges/{_charge_id(payment)}/refunds"
             charge["refunds"] = page(self.refunds(payment)[:10], url, len(payment.refunds) > 10)  # noqa: PLR2004 - Stripe shows ten
         return charge
+
+    def _method_details(self, payment: Payment) -> dict[str, Any]:
+        checks = checks_in(self.notes.of(payment.reference))
+        told = checks if payment.authorized_at is not None else CardChecks()
+        line1, postal_code = _ADDRESS_CHECKS[told.avs]
+        return {
+            "type": "card",
+            "card": {
+                "checks": {
+                    "address_line1_check": line1,
+                    "address_postal_code_check": postal_code,
+                    "cvc_check": _CVC_CHECK[told.cvv],
+                }
+            },
+        }
 
     def _next_action(self, payment: Payment, notes: dict[str, str]) -> dict[str, Any] | None:
         if payment.status is not ChargeStatus.REQUIRES_ACTION or not payment.is_confirmed:

@@ -39,6 +39,22 @@ class Parameters(BaseModel):
     expand: list[str] = []
 
 
+class CardOptions(BaseModel):
+    """How a card is to be charged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    request_three_d_secure: Literal["any", "automatic", "challenge"] = "automatic"
+
+
+class MethodOptions(BaseModel):
+    """How a payment method is to be charged, by its type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    card: CardOptions = CardOptions()
+
+
 class Create(Parameters):
     """POST /v1/payment_intents. Only capture by hand is played."""
 
@@ -48,6 +64,7 @@ class Create(Parameters):
     confirm: bool = False
     payment_method: str = ""
     payment_method_types: list[Literal["card"]] = ["card"]
+    payment_method_options: MethodOptions = MethodOptions()
     return_url: str = ""
     description: str = ""
     metadata: Metadata = {}

@@ -163,6 +163,7 @@ def _create(body: p.Create, key: str) -> Command:
         currency=amount.currency,
         token=body.payment_method,
         confirms=body.confirm,
+        challenge=body.payment_method_options.card.request_three_d_secure != "automatic",
         declined_is_open=True,
         notes={
             "payment_method": body.payment_method,
