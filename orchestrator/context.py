@@ -13,7 +13,8 @@ import structlog
 from pydantic import BaseModel, TypeAdapter
 
 from orchestrator.entries import Json
-from orchestrator.errors import OutcomeUnknown, Retriable
+from orchestrator.errors import OutcomeUnknown, Retriable, Terminal
+from orchestrator.guarding import CallPolicy, Guards, NotLetThrough, Request
 from orchestrator.state import RecordedEffect
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,7 @@ class StepContext(Generic[P]):
         waited: a wait of this step is over, by its signal or by its deadline.
         signalled: it was the signal, which may have no payload.
         now: the database's time when the attempt began.
+        calls: what the step's calls to the other side must pass; None: nothing.
         asked_before: for a probe, how often it was already believed that nothing is there. Before
             it is believed for good, ask in a way that no index lags behind, if there is one.
     """
@@ -156,8 +159,11 @@ class StepContext(Generic[P]):
     waited: bool = False
     signalled: bool = False
     asked_before: int = 0
+    calls: CallPolicy | None = None
     connection: Connection | None = None
     _sent: bool = False
+    _requests: int = 0
+    _may_have_acted: bool = False
 
     def result(self, step: str, kind: type[R]) -> R:
         """Return what an earlier step returned, as `kind` (a pydantic model, a dataclass, ...).
@@ -171,6 +177,49 @@ class StepContext(Generic[P]):
     def resource(self, protocol: type[R]) -> R:
         """Return the outside part that meets `protocol`, for example the payment gateway."""
         return self.resources.get(protocol)
+
+    def call(self, send: Callable[[float], T], limit: timedelta) -> T:
+        """Return what ``send(seconds)`` returns: one call to the other side, with an effect.
+
+        It passes the step's `calls` first (the rate, then the circuit); the seconds that it may
+        take, at most `limit`, are decided after that, right before it is sent.
+
+        Raises:
+            NotLetThrough: the rate is reached or the circuit is open; nothing was sent, and the
+                attempt comes due again when there may be room.
+            OutcomeUnknown: the same, after this attempt had sent something that may have acted.
+            StepError: as `call_timeout`, or as `send` raised it.
+        """
+
+        def sending() -> T:
+            seconds = self.call_timeout(limit)
+            acted_before, self._may_have_acted = self._may_have_acted, True
+            try:
+                return send(seconds)
+            except (Retriable, Terminal):
+                self._may_have_acted = acted_before
+                raise
+
+        return self._let_through(sending, limit)
+
+    def ask(self, send: Callable[[float], T], limit: timedelta) -> T:
+        """As `call`, for a question: it leaves nothing behind, whatever becomes of it."""
+        return self._let_through(lambda: send(self.call_timeout(limit)), limit)
+
+    def _let_through(self, sending: Callable[[], T], limit: timedelta) -> T:
+        if self.calls is None:
+            return sending()
+        self._requests += 1
+        request = Request(
+            key=f"{self.idempotency_key}/{self.direction}", number=self._requests, takes=limit
+        )
+        guards = self.resource(Guards)  # type: ignore[type-abstract]
+        try:
+            return guards.call(self.calls, request, sending)
+        except NotLetThrough as error:
+            if self._may_have_acted:
+                raise OutcomeUnknown(error.message, code=error.code) from error
+            raise
 
     def call_timeout(self, limit: timedelta) -> float:
         """Return the seconds that one call may take; ask right before sending it.

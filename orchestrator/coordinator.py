@@ -35,6 +35,7 @@ from orchestrator.doorbell import Doorbell
 from orchestrator.entries import Direction, Outcome, StepFailed, StepSucceeded
 from orchestrator.errors import LogUnavailableError
 from orchestrator.folding import replay
+from orchestrator.guarding import Guards, Unguarded
 from orchestrator.keys import key_of, step_key
 from orchestrator.leases import Gate, Leases
 from orchestrator.mover import Mover
@@ -87,8 +88,12 @@ class Coordinator:
         self.leases = Leases(self.log, lease)
         self.gate = Gate()
         self._database = database
-        self._resources = (resources or Resources()).also(
-            SagaClient, lambda: SagaClient(database.engine, doorbell, definitions=definitions)
+        self._resources = (
+            (resources or Resources())
+            .also(
+                SagaClient, lambda: SagaClient(database.engine, doorbell, definitions=definitions)
+            )
+            .also(Guards, Unguarded)  # type: ignore[type-abstract]
         )
         self.lease_seconds = lease.total_seconds()
         self._drains = drains
@@ -201,6 +206,7 @@ class Coordinator:
             asked_before=len(known.denials),
             resources=self._resources,
             lease=claim.lease,
+            calls=claim.step.calls,
             connection=connection,
         )
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from orchestrator.closing import ClosingCheck, may_always
 from orchestrator.errors import DefinitionError, Retriable, Terminal
+from orchestrator.guarding import CallPolicy
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -103,6 +104,7 @@ class Step:
     probe_retry: Retry
     lag: timedelta
     key_life: timedelta | None
+    calls: CallPolicy | None
 
 
 def step(
@@ -130,6 +132,7 @@ def step(
     probe_retry: Retry = PROBE_RETRY,
     lag: timedelta = timedelta(0),
     key_life: timedelta | None = None,
+    calls: CallPolicy | None = None,
 ) -> Step:
     """Describe one step.
 
@@ -162,6 +165,8 @@ def step(
         lag: how long the other side may not show what it has done already.
         key_life: how long the other side remembers an idempotency key; None: for ever. Past half
             of it an unknown attempt is never repeated, only probed. Zero: it knows no keys.
+        calls: the rate and the circuit that all calls to the other side share, those of the
+            compensation and the probe too; they go through ``context.call`` and ``context.ask``.
 
     Raises:
         DefinitionError: the parts contradict each other; the message says what to change.
@@ -211,6 +216,7 @@ def step(
         probe_retry=probe_retry,
         lag=lag,
         key_life=key_life,
+        calls=calls,
     )
 
 
@@ -343,53 +349,6 @@ class SagaDefinition(Generic[P]):
 
     def __str__(self) -> str:
         return f"{self.name} v{self.version}"
-
-
-class Saga(Generic[P]):
-    """Builds a `SagaDefinition` step by step: ``Saga("checkout", ...).add_step(...).build()``."""
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        payload: type[P],
-        version: int = 1,
-        attributes: Sequence[str] = (),
-        deadline: timedelta | None = None,
-    ) -> None:
-        self._definition: dict[str, Any] = {
-            "name": name,
-            "version": version,
-            "payload": payload,
-            "attributes": attributes,
-            "deadline": deadline,
-        }
-        self._steps: list[Step] = []
-
-    def add_step(
-        self,
-        name: str,
-        action: Callable[..., Any],
-        compensate: Callable[..., Any] | None = None,
-        *,
-        compensation_retries: int | None = None,
-        **options: Any,
-    ) -> Saga[P]:
-        """Append a step and return this builder; `options` are those of `step`."""
-        if compensation_retries is not None:
-            options["undo_retry"] = Retry(
-                max_attempts=compensation_retries + 1, base=UNDO_RETRY.base, cap=UNDO_RETRY.cap
-            )
-        self._steps.append(step(name, action, compensation=compensate, **options))
-        return self
-
-    def build(self) -> SagaDefinition[P]:
-        """Return the frozen definition.
-
-        Raises:
-            DefinitionError: the definition is wrong; the message names the fix.
-        """
-        return SagaDefinition(**self._definition, steps=self._steps)
 
 
 def _check(definition: SagaDefinition[Any]) -> None:

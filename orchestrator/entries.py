@@ -90,6 +90,7 @@ class StepFailed:
     """An attempt ended without any effect.
 
     `crashed`: its worker went down with it, and the step's writes with the transaction.
+    `is_exact`: the next is due after `retry_after_seconds`, without jitter.
     """
 
     step: str
@@ -101,6 +102,7 @@ class StepFailed:
     retry_after_seconds: float | None = None
     spends_budget: bool = True
     crashed: bool = False
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,7 @@ class Retriable(StepError):  # noqa: N818 - outcomes are named as outcomes, not 
     Args:
         retry_after: not before this long from now, as the other side asked.
         spends_budget: False where the call was not really tried (rate limit, open breaker).
+        is_exact: `retry_after` is this caller's own moment, so no jitter is added to it.
     """
 
     def __init__(
@@ -138,10 +139,12 @@ class Retriable(StepError):  # noqa: N818 - outcomes are named as outcomes, not 
         details: Mapping[str, object] | None = None,
         retry_after: timedelta | None = None,
         spends_budget: bool = True,
+        is_exact: bool = False,
     ) -> None:
         super().__init__(message, code=code, details=details)
         self.retry_after = retry_after
         self.spends_budget = spends_budget
+        self.is_exact = is_exact
 
 
 class Terminal(StepError):  # noqa: N818

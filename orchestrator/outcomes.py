@@ -256,6 +256,7 @@ def _retriable(step: Step, direction: str, attempt: int, error: BaseException) -
         error=described(error),
         retry_after_seconds=known.retry_after.total_seconds() if known.retry_after else None,
         spends_budget=known.spends_budget,
+        is_exact=known.is_exact,
     )
 
 

@@ -35,6 +35,8 @@ def not_before(
     match track.last:
         case StepFailed(retry_after_seconds=float() | int() as seconds):
             asked = timedelta(seconds=min(seconds, MAX_RETRY_AFTER_SECONDS))
+            if track.last.is_exact:
+                return track.ended_at + asked
             return track.ended_at + asked + backoff(retry, 1, *spread)
         case StepUnknown(reason=Reason.RAISED | Reason.TIMED_OUT):
             return track.ended_at + backoff(retry, track.unknowns, *spread)

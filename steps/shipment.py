@@ -48,13 +48,16 @@ def _carrier(ctx: StepContext[CheckoutPayload]) -> Carrier:
 
 
 def _hand_over(ctx: StepContext[CheckoutPayload], carrier: Carrier) -> Shipment:
-    return carrier.create_shipment(
-        ShipmentRequest(order_reference=ctx.payload.order_id),
-        key=ctx.idempotency_key,
-        timeout_seconds=ctx.call_timeout(CALL),
+    return ctx.call(
+        lambda seconds: carrier.create_shipment(
+            ShipmentRequest(order_reference=ctx.payload.order_id),
+            key=ctx.idempotency_key,
+            timeout_seconds=seconds,
+        ),
+        CALL,
     )
 
 
 def _find(ctx: StepContext[CheckoutPayload], carrier: Carrier) -> Shipment | None:
-    found = carrier.find(key=ctx.step_key, timeout_seconds=ctx.call_timeout(CALL))
+    found = ctx.ask(lambda seconds: carrier.find(key=ctx.step_key, timeout_seconds=seconds), CALL)
     return found[0] if found else None

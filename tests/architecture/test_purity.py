@@ -18,6 +18,7 @@ PURE = (
     "definition",
     "entries",
     "errors",
+    "guarding",
     "keys",
     "money_at_risk",
     "payloads",

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.definition import Kind, Retry, Saga, SagaDefinition, step
+from orchestrator.definition import Kind, Retry, SagaDefinition, step
 from orchestrator.definitions import Definitions
 from orchestrator.errors import DefinitionError, UnknownDefinitionError
+from orchestrator.saga_builder import Saga
 from tests.histories import Order, doing, nothing, saga
 
 PIVOT = doing("ship", pivot=True)
