@@ -1,4 +1,4 @@
-"""Runs Celery's command line until standard input ends, so that it cannot outlive its starter."""
+"""Runs ``celery`` or ``amends`` until standard input ends: it cannot outlive its starter."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import threading
 
 
 def main() -> None:
-    """Watch standard input in a thread, and be ``celery`` otherwise."""
+    """Watch standard input in a thread, and be the program that the first argument names."""
     threading.Thread(target=_end_with_stdin, args=(sys.stdin.fileno(),), daemon=True).start()
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 - for the whole life
-    from celery.__main__ import main as celery  # noqa: PLC0415 - the leash comes first
+    program = sys.argv.pop(1)
+    # The leash comes first, and only one of the two is imported.
+    if program == "celery":
+        from celery.__main__ import main as celery  # noqa: PLC0415
 
-    celery()
+        celery()
+    else:
+        from recovery.cli import main as amends  # noqa: PLC0415
+
+        amends()
 
 
 def _end_with_stdin(descriptor: int) -> None:

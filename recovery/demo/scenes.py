@@ -65,7 +65,7 @@ class Scenes:
             ", ".join(f"{n} {name}" for name, n in sorts.most_common()), sorts=dict(sorts)
         )
         self._script_faults(orders)
-        stage.wait_until_ready(len(stage.workers))
+        stage.wait_until_ready()
         answers = stage.client.start_many("checkout", ((o.key, o.payload) for o in orders))
         ids = {_started(answer).id: order for answer, order in zip(answers, orders, strict=True)}
         ends = self._await_all(ids)

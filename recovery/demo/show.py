@@ -39,7 +39,7 @@ def run(narrator: Narrator, pace: Pace, *, keep: bool = False) -> bool:
     """Play the demo; True when every promise held. Leaves no process behind."""
     began = time.monotonic()
     with _ending_once(), narrator:
-        narrator.scene("0", "Starting PostgreSQL, Valkey, a payment gateway and 2 workers")
+        narrator.scene("0", "Starting PostgreSQL, Valkey, a gateway, 2 workers and a sweeper")
         with open_stage(lease_seconds=pace.lease_seconds, sweep_seconds=SWEEP_SECONDS) as stage:
             _raise_curtain(stage, narrator, pace)
             holds = _play(stage, narrator, pace)
@@ -52,7 +52,8 @@ def run(narrator: Narrator, pace: Pace, *, keep: bool = False) -> bool:
 def _raise_curtain(stage: Stage, narrator: Narrator, pace: Pace) -> None:
     for _ in range(WORKERS):
         stage.start_worker()
-    stage.wait_until_ready(WORKERS)
+    stage.start_sweeper()
+    stage.wait_until_ready()
     pids = {each.name: each.pid for each in stage.children}
     narrator.say(
         ", ".join(f"{name} is process {pid}" for name, pid in pids.items()),

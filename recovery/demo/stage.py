@@ -34,6 +34,7 @@ WORKERS = 2
 THREADS = 4
 START_SECONDS = 60.0
 LEASH = "recovery.demo.leashed"
+WORKER = "worker-"
 
 
 class DemoError(Exception):
@@ -65,23 +66,26 @@ class Stage:
     @property
     def workers(self) -> list[Child]:
         """The workers that live."""
+        return [each for each in self.living if each.name.startswith(WORKER)]
+
+    @property
+    def living(self) -> list[Child]:
+        """The children that were neither killed nor have ended."""
         return [each for each in self.children if each.is_running]
 
     def start_worker(self) -> Child:
         """Start one more worker process; it takes a second or two to be ready."""
-        name = f"worker-{len(self.children) + 1}"
-        _, *arguments = worker_argv(self.settings, name=f"{name}@%h", extra=("--loglevel", "info"))
-        child = Child(
-            name,
-            ["-m", LEASH, *arguments[2:]],
-            directory=self.directory,
-            environment=_environment(self.settings),
-        )
-        self.children.append(child)
-        return child
+        number = sum(each.name.startswith(WORKER) for each in self.children) + 1
+        name = f"{WORKER}{number}"
+        _, _, *celery = worker_argv(self.settings, name=f"{name}@%h", extra=("--loglevel", "info"))
+        return self._start(name, *celery)
 
-    def wait_until_ready(self, count: int) -> None:
-        """Return when so many workers have said that they live.
+    def start_sweeper(self) -> Child:
+        """Start the process that sweeps; the workers here do not."""
+        return self._start("sweeper", "amends", "sweep")
+
+    def wait_until_ready(self) -> None:
+        """Return when every living child has said so.
 
         Raises:
             DemoError: one ended, or they took too long; the message has its log's last lines.
@@ -92,13 +96,12 @@ class Stage:
                 if not (each.is_running or each.was_killed):
                     raise DemoError(f"{each.name} ended at once: {self._last_words(each)}")
             seen = Processes(Database(self.engine)).all()
-            owners = [row.process.owner for row in seen if row.process.kind.startswith("worker")]
-            pids = {owner.rpartition("/")[2] for owner in owners}
-            return sum(str(each.pid) in pids for each in self.workers) >= count
+            parts = {part for row in seen for part in row.process.owner.split("/")}
+            return all(str(each.pid) in parts for each in self.living)
 
         if not wait_for(are_there, START_SECONDS):
-            logs = "; ".join(self._last_words(each) for each in self.workers)
-            raise DemoError(f"the workers are not ready after {START_SECONDS:g} s: {logs}")
+            logs = "; ".join(self._last_words(each) for each in self.living)
+            raise DemoError(f"not all are ready after {START_SECONDS:g} s: {logs}")
 
     def stop_children(self) -> None:
         """End every process that was started here, all at once."""
@@ -106,6 +109,16 @@ class Stage:
             each.ask_to_end()
         for each in self.children:
             each.end()
+
+    def _start(self, name: str, *program: str) -> Child:
+        child = Child(
+            name,
+            ["-m", LEASH, *program],
+            directory=self.directory,
+            environment=_environment(self.settings),
+        )
+        self.children.append(child)
+        return child
 
     def _last_words(self, child: Child) -> str:
         text = (self.directory / f"{child.name}.log").read_text(errors="replace")
@@ -122,7 +135,9 @@ def open_stage(*, lease_seconds: float, sweep_seconds: float) -> Iterator[Stage]
     """
     directory = Path(tempfile.mkdtemp(prefix="amends-demo-"))
     with ExitStack() as stack, ThreadPoolExecutor(1) as starting:
-        gateway = starting.submit(SandboxProcess.start, directory / "ledger.sqlite")
+        gateway = starting.submit(
+            SandboxProcess.start, directory / "ledger.sqlite", log=directory / "gateway.log"
+        )
         try:
             servers = start(directory, durable=False, watchdog=True, ephemeral=True)
             stack.enter_context(servers)
@@ -183,6 +198,7 @@ def _settings(
         log_format="json",
         log_level="info",
         grace_seconds=3.0,
+        workers_sweep=False,
     )
 
 
@@ -196,7 +212,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     names = (
         *("database_url", "broker_url", "broker_profile", "gateway_url", "carrier_url"),
         *("gateway_timeout_seconds", "lease_seconds", "sweep_seconds", "pool", "concurrency"),
-        *("hand_off", "key_prefix", "log_format", "log_level", "grace_seconds"),
+        *("hand_off", "key_prefix", "log_format", "log_level", "grace_seconds", "workers_sweep"),
     )
     chosen = {f"AMENDS_{name.upper()}": str(getattr(settings, name)) for name in names}
     return child_environment(kept | chosen)
