@@ -4,8 +4,11 @@ Once the parcel has left nothing is taken back. Before that, every step that may
 in reverse: a capture by a refund, a hold that was never captured by a void, reserved units by their
 release. A verdict stays, because it stays true.
 
+The order is screened twice: before any money is asked for, and once money is held, because what the
+issuer says of address and security code comes with the hold.
+
 A free order (amount 0) has nothing to hold or to take, and gateways refuse a charge of nothing: it
-skips both payment steps and goes from its screening straight to its parcel.
+skips all steps of the payment and goes from its screening straight to its parcel.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from datetime import timedelta
 
 from orchestrator.definition import Retry, SagaDefinition, step
 from steps.balanced_books import balanced_books
-from steps.fraud import screen_fraud
+from steps.fraud import screen_authorization, screen_fraud
 from steps.inventory import release_inventory, reserve_inventory
 from steps.payload import CheckoutPayload
 from steps.payment import authorize_payment, capture_payment, refund_payment, void_payment
@@ -69,6 +72,14 @@ checkout = SagaDefinition(
             undone_by="capture_payment",
             when=_costs_money,
             timeout=OUTSIDE,
+            retry=PATIENCE,
+        ),
+        step(
+            "screen_authorization",
+            screen_authorization,
+            no_compensation="none, because a verdict stays true",
+            when=_costs_money,
+            timeout=LOCAL,
             retry=PATIENCE,
         ),
         step(

@@ -6,22 +6,34 @@ a block loses the writes of its transaction, and the blocked orders are the ones
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Final
 
 from pydantic import TypeAdapter
 
 from orchestrator.context import Effect, StepContext
-from steps.fraud_engine import CardChecks, Finding, FraudContext, FraudEngine, Rule
-from steps.fraud_rules import avs_cvv_rule, high_amount_rule
+from steps.fraud_engine import Finding, FraudContext, FraudEngine, Rule
+from steps.fraud_rules import (
+    avs_cvv_rule,
+    blocklist_rule,
+    country_mismatch_rule,
+    high_amount_rule,
+    normalised_email,
+    normalised_ip,
+    velocity_rule,
+)
 from steps.gateways.errors import FraudBlockedError
+from steps.gateways.payment import CardChecks
 from steps.money import Money
-from steps.payload import CheckoutPayload
+from steps.payload import CheckoutPayload, Payer
 from steps.storage.shop_database import ShopDatabase
+from steps.velocity import VelocityTracker
 from steps.verdict import Decision, Verdict
 
-RULESET: Final = "2026-11"
+RULESET: Final = "2026-11-24"
 """Kept with every verdict; raise it with the rules."""
 
 REVIEW_ABOVE: Final[Mapping[str, Money]] = MappingProxyType(
@@ -41,21 +53,33 @@ BLOCK_TIMES: Final = 10
 
 REVIEW_UNITS_ABOVE: Final = 200
 
+_HOUR: Final = timedelta(hours=1)
+_HOUSEHOLD_BITS: Final = 64
+"""Of an IPv6 address: what one connection to the Internet is given, to use all of it."""
 
-def screen_fraud(ctx: StepContext[CheckoutPayload]) -> Effect:
+_CHECKS: Final = TypeAdapter(CardChecks)
+
+Context = StepContext[CheckoutPayload]
+
+
+def screen_fraud(ctx: Context) -> Effect:
     """Keep the verdict on the order; what goes to review goes on, and a person looks later.
+
+    A challenge goes on too: `authorize_payment` has the payer authenticate. A free order has no
+    authorization to do that with, so there a challenge is a block.
 
     Raises:
         FraudBlockedError: final; names the rules in its details.
     """
-    return _kept(ctx, screen(ctx.payload), "the order was blocked before payment")
+    found = ctx.resource(FraudEngine).decide(_context(ctx))
+    can_challenge = not ctx.payload.is_free
+    return _kept(ctx, found, "the order was blocked before payment", can_challenge=can_challenge)
 
 
-def screen_authorization(ctx: StepContext[CheckoutPayload]) -> Effect:
+def screen_authorization(ctx: Context) -> Effect:
     """Keep the verdict on an authorization, from the `card_checks` in that step's result.
 
-    Goes between `authorize_payment` and `capture_payment`, needs no compensation, and runs `when`
-    the order costs money. A result without checks is one that was not checked.
+    A challenge comes too late here, and going on without it would be an approval: it is a block.
 
     Raises:
         FraudBlockedError: final; the saga unwinds, and lets go of the hold.
@@ -63,37 +87,73 @@ def screen_authorization(ctx: StepContext[CheckoutPayload]) -> Effect:
     """
     held = ctx.results["authorize_payment"]
     told = held.get("card_checks") if isinstance(held, dict) else None
-    checks = CardChecks() if told is None else TypeAdapter(CardChecks).validate_python(told)
-    found = ENGINE.decide(_context(ctx.payload, checks))
-    return _kept(ctx, found, "the order was blocked after its authorization")
+    checks = _CHECKS.validate_python(told or {})
+    found = ctx.resource(FraudEngine).decide(_context(ctx, checks))
+    return _kept(ctx, found, "the order was blocked after its authorization", can_challenge=False)
 
 
-def screen(order: CheckoutPayload) -> Verdict:
-    """The strictest decision that any rule asks for, with the names of the rules that spoke."""
-    return ENGINE.decide(_context(order))
+def checkout_engine(
+    tracker: VelocityTracker,
+    *,
+    blocklist: Iterable[str],
+    attempts_per_hour: int,
+) -> FraudEngine:
+    """Return the checkout's rules.
+
+    Args:
+        tracker: what counts attempts.
+        blocklist: whose orders are blocked, as `blocklist_rule` takes it.
+        attempts_per_hour: of one customer, mailbox or IP address; more of them are reviewed.
+
+    Raises:
+        ValueError: an entry of the blocklist is wrong.
+    """
+    return FraudEngine(
+        (
+            blocklist_rule(blocklist),
+            *(
+                velocity_rule(tracker, limit=attempts_per_hour, window=_HOUR, kind=kind, of=of)
+                for kind, of in (
+                    ("customer", lambda context: context.customer_id),
+                    ("email", _mailbox),
+                    ("ip", _connection),
+                )
+            ),
+            country_mismatch_rule(finds=Decision.CHALLENGE),
+            high_amount_rule(REVIEW_ABOVE, block_times=BLOCK_TIMES),
+            Rule(name="many_units", judge=_many_units),
+            avs_cvv_rule(),
+        ),
+        ruleset=RULESET,
+    )
 
 
-def _context(order: CheckoutPayload, checks: CardChecks | None = None) -> FraudContext:
+def _context(ctx: Context, checks: CardChecks | None = None) -> FraudContext:
+    order = ctx.payload
+    payer = order.payer or Payer()
     return FraudContext(
-        attempt_id=order.order_id,
+        attempt_id=f"{ctx.definition}/{ctx.saga_key}",
         order_id=order.order_id,
         customer_id=order.customer_id,
         amount=order.price,
         units=order.units,
+        email=payer.email,
+        ip=payer.ip,
+        card_country=payer.card_country,
+        ip_country=payer.ip_country,
+        billing_country=payer.billing_country,
         card_checks=checks,
     )
 
 
-def _kept(ctx: StepContext[CheckoutPayload], found: Verdict, message: str) -> Effect:
-    """Keep the verdict, and stop the order where it says so.
-
-    A challenge stops it too: no step here can ask for one, and going on would be an approval.
-    """
+def _kept(ctx: Context, found: Verdict, message: str, *, can_challenge: bool) -> Effect:
+    """Keep the verdict, and stop the order where it says so."""
     order = ctx.payload
     verdict = ctx.resource(ShopDatabase).keep_verdict(
         ctx.idempotency_key, order.order_id, order.customer_id, found
     )
-    if verdict.decision in {Decision.BLOCK, Decision.CHALLENGE}:
+    is_unmet = verdict.decision is Decision.CHALLENGE and not can_challenge
+    if verdict.decision is Decision.BLOCK or is_unmet:
         raise FraudBlockedError(
             message,
             code="fraud_blocked",
@@ -114,10 +174,15 @@ def _many_units(context: FraudContext) -> Finding | None:
     return Decision.REVIEW if context.units > REVIEW_UNITS_ABOVE else None
 
 
-RULES: Final = (
-    high_amount_rule(REVIEW_ABOVE, block_times=BLOCK_TIMES),
-    Rule(name="many_units", judge=_many_units),
-    avs_cvv_rule(),
-)
+def _mailbox(context: FraudContext) -> str | None:
+    return None if context.email is None else normalised_email(context.email)
 
-ENGINE: Final = FraudEngine(RULES, ruleset=RULESET)
+
+def _connection(context: FraudContext) -> str | None:
+    """Whoever has one address of an IPv6 network of this size has all of it."""
+    if context.ip is None:
+        return None
+    address = normalised_ip(context.ip)
+    if address.version == 4:  # noqa: PLR2004 - of the Internet protocol
+        return str(address)
+    return str(ipaddress.ip_network((address, _HOUSEHOLD_BITS), strict=False))

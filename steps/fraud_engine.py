@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from steps.gateways.payment import CardChecks
 from steps.money import Money
 from steps.verdict import Decision, Opinion, Verdict
 
@@ -25,23 +26,6 @@ class Phase(StrEnum):
 
     BEFORE_CHARGE = "before_charge"
     AFTER_AUTHORIZATION = "after_authorization"
-
-
-class CheckResult(StrEnum):
-    """What an issuer says of one thing that the payer typed."""
-
-    MATCH = "match"
-    PARTIAL = "partial"
-    MISMATCH = "mismatch"
-    NOT_CHECKED = "not_checked"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CardChecks:
-    """What came with an authorization: of the address (AVS) and of the security code (CVV)."""
-
-    avs: CheckResult = CheckResult.NOT_CHECKED
-    cvv: CheckResult = CheckResult.NOT_CHECKED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 `finds` is what a rule says when it has found something: a decision, or points. Where a fact that
 a rule asks about is not known it has no opinion; where the rule itself lacks what it needs (a
-limit for the currency, the issuer's checks) it asks for a review: not knowing is not approving.
+limit for the currency, a count) it asks for a review: not knowing is not approving.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
-from steps.fraud_engine import CardChecks, CheckResult, Finding, FraudContext, Phase, Rule
+from steps.fraud_engine import Finding, FraudContext, Phase, Rule
+from steps.gateways.payment import CardChecks, CheckResult
 from steps.money import Money
 from steps.velocity import VelocityTracker
 from steps.verdict import Decision
@@ -22,36 +23,56 @@ from steps.verdict import Decision
 _GMAIL: Final = frozenset({"gmail.com", "googlemail.com"})
 
 
-def blocklist_rule(
-    *,
-    emails: Iterable[str] = (),
-    networks: Iterable[str] = (),
-    finds: Finding = Decision.BLOCK,
-) -> Rule:
+def blocklist_rule(entries: Iterable[str], *, finds: Finding = Decision.BLOCK) -> Rule:
     """Find listed e-mail addresses, in any spelling of the same mailbox, and ranges of IPs.
 
     Args:
-        emails: addresses, or whole domains as ``@example.org``.
-        networks: addresses or ranges in CIDR form, IPv4 and IPv6.
+        entries: e-mail addresses, whole domains as ``@example.org``, IP addresses, and ranges in
+            CIDR form, IPv4 and IPv6.
         finds: what to say of an order from one of them.
 
     Raises:
-        ValueError: an entry is no address, or a range with bits of a host.
+        ValueError: an entry is none of these, or a range has bits of a host. The message names its
+            place in the list, and not the entry.
     """
-    entries = tuple(emails)
-    listed = {normalised_email(each) for each in entries if not each.startswith("@")}
-    domains = {_listed_domain(each[1:]) for each in entries if each.startswith("@")}
-    ranges = tuple(ipaddress.ip_network(each) for each in networks)
+    listed: set[str] = set()
+    domains: set[str] = set()
+    ranges: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+    for place, entry in enumerate(entries, start=1):
+        try:
+            if entry.startswith("@"):
+                domains.add(_listed_domain(entry[1:]))
+            elif "@" in entry:
+                listed.add(normalised_email(entry))
+            else:
+                ranges.append(ipaddress.ip_network(entry))
+        except ValueError:
+            raise ValueError(
+                f"entry {place} of the blocklist is no e-mail address, @domain, IP address or range"
+            ) from None
+
+    def by_mailbox(context: FraudContext) -> bool:
+        if context.email is None:
+            return False
+        email = normalised_email(context.email)
+        return email in listed or email.rpartition("@")[2] in domains
+
+    def by_address(context: FraudContext) -> bool:
+        if context.ip is None:
+            return False
+        address = normalised_ip(context.ip)
+        return any(address in each for each in ranges)
 
     def judge(context: FraudContext) -> Finding | None:
-        if context.email is not None:
-            email = normalised_email(context.email)
-            if email in listed or email.rpartition("@")[2] in domains:
-                return finds
-        if context.ip is not None:
-            address = normalised_ip(context.ip)
-            if any(address in each for each in ranges):
-                return finds
+        unreadable = None
+        for is_listed in (by_mailbox, by_address):
+            try:
+                if is_listed(context):
+                    return finds
+            except ValueError as error:  # rubbish in one fact hides nothing of the other
+                unreadable = error
+        if unreadable is not None:
+            raise unreadable
         return None
 
     return Rule(name="blocklist", judge=judge)
@@ -107,9 +128,14 @@ def avs_cvv_rule(
     *,
     wrong_cvv: Finding = Decision.BLOCK,
     wrong_address: Finding = Decision.REVIEW,
-    not_checked: Finding = Decision.REVIEW,
+    unchecked_cvv: Finding = Decision.REVIEW,
 ) -> Rule:
     """Judge what the issuer said of the security code, then of the address.
+
+    A code that the issuer did not check is suspicious, for nearly all do. An address that was not
+    checked is not: outside a few countries no issuer looks at it. What was not told at all, because
+    the shop sent nothing or the gateway has no word for it, is no opinion: it says nothing of the
+    payer, and reviewing every order is reviewing none.
 
     Asked after the authorization only, for before it there is nothing to judge.
     """
@@ -120,9 +146,7 @@ def avs_cvv_rule(
             return wrong_cvv
         if checks.avs in {CheckResult.MISMATCH, CheckResult.PARTIAL}:
             return wrong_address
-        if CheckResult.NOT_CHECKED in {checks.cvv, checks.avs}:
-            return not_checked
-        return None
+        return unchecked_cvv if checks.cvv is CheckResult.NOT_CHECKED else None
 
     return Rule(name="avs_cvv", judge=judge, phase=Phase.AFTER_AUTHORIZATION)
 

@@ -19,7 +19,7 @@ authorization that ended in a challenge is known by its key only), so it is aske
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Final
 
@@ -44,6 +44,7 @@ from steps.gateways.payment import (
 from steps.money import Money
 from steps.payload import CheckoutPayload
 from steps.second_look import call_or_find
+from steps.verdict import Decision
 
 Context = StepContext[CheckoutPayload]
 
@@ -80,7 +81,7 @@ def authorize_payment(ctx: Context) -> Effect:
 def held_payment(payment: ChargeResult) -> Effect:
     """Return the effect that a payment on hold is."""
     return Effect(
-        value={"reference": payment.reference},
+        value={"reference": payment.reference, "card_checks": asdict(payment.card_checks)},
         reference=payment.reference,
         movements=[_movement("authorize", payment.amount, payment.reference)],
     )
@@ -148,11 +149,20 @@ def _authorize(ctx: Context) -> ChargeResult:
     if order.payment_method is None:
         raise InvalidRequestError("nothing to charge the order to", code="no_payment_method")
     request = ChargeRequest(
-        amount=order.price, token=order.payment_method, order_reference=order.order_id
+        amount=order.price,
+        token=order.payment_method,
+        order_reference=order.order_id,
+        challenge=_is_challenged(ctx),
     )
     return _gateway(ctx).authorize(
         request, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
     )
+
+
+def _is_challenged(ctx: Context) -> bool:
+    """Whether the screening wants the payer to authenticate."""
+    screened = ctx.results.get("screen_fraud")
+    return isinstance(screened, dict) and screened.get("decision") == Decision.CHALLENGE
 
 
 def _capture(ctx: Context, reference: str) -> ChargeResult:

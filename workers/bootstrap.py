@@ -24,6 +24,8 @@ from orchestrator.definition import SagaDefinition
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell, SilentDoorbell
 from orchestrator.storage.database import Database, create_engine
+from steps.fraud import checkout_engine
+from steps.fraud_engine import FraudEngine
 from steps.gateways.carrier import Carrier
 from steps.gateways.payment import PaymentGateway
 from steps.storage.shop_database import ShopDatabase
@@ -159,6 +161,11 @@ def _outside_parts(settings: Settings, database: Database) -> Mapping[type, Call
     factories: dict[type, Callable[[], Any]] = {
         ShopDatabase: lambda: ShopDatabase(database.engine),
         VelocityTracker: lambda: PostgresVelocityTracker(database.engine),
+        FraudEngine: lambda: checkout_engine(
+            PostgresVelocityTracker(database.engine),
+            blocklist=settings.fraud_blocklist,
+            attempts_per_hour=settings.fraud_attempts_per_hour,
+        ),
     }
     if settings.has_gateway:
         _check_gateway(settings)

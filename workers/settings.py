@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from orchestrator.errors import AmendsError
+from steps.fraud_rules import blocklist_rule
 
 PREFIX = "AMENDS_"
 Pool = Literal["threads", "prefork", "solo"]
@@ -57,6 +58,8 @@ class Settings(BaseSettings):
         stripe_key: a secret or restricted key of the Stripe account.
         stripe_return_url: where Stripe sends a payer after a challenge.
         gateway_timeout_seconds: the longest one call to them may take.
+        fraud_blocklist: whose orders the checkout blocks: e-mail addresses, domains, IP ranges.
+        fraud_attempts_per_hour: of one customer, mailbox or IP; more of them are reviewed.
         lease_seconds: how long a claimed attempt lives without a sign of its worker.
         sweep_seconds: how often a worker looks for what nobody is moving.
         queues: the queues a worker serves; empty means all that the definitions name.
@@ -99,6 +102,8 @@ class Settings(BaseSettings):
     gateway_url: str | None = None
     carrier_url: str | None = None
     gateway_timeout_seconds: float = Field(10.0, gt=0)
+    fraud_blocklist: Names = Field((), repr=False)
+    fraud_attempts_per_hour: int = Field(20, ge=1)
     lease_seconds: float = Field(15.0, ge=1)
     sweep_seconds: float = Field(5.0, gt=0)
     queues: Names = ()
@@ -124,6 +129,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(each.strip() for each in value.split(",") if each.strip())
         return value
+
+    @field_validator("fraud_blocklist", mode="before")
+    @classmethod
+    def _entries(cls, value: Any) -> Any:
+        """Separated by commas, spaces or lines; a wrong one stops the worker and not an order."""
+        if not isinstance(value, str):
+            return value
+        entries = tuple(filter(None, re.split(r"[,\s]+", value)))
+        blocklist_rule(entries)
+        return entries
 
     @field_validator("alert_command", mode="before")
     @classmethod

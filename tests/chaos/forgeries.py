@@ -17,6 +17,7 @@ STEPS = (
     "screen_fraud",
     "authorize_payment",
     "authorize_payment.compensate",
+    "screen_authorization",
     "capture_payment",
     "capture_payment.compensate",
     "create_shipment",

@@ -26,7 +26,8 @@ from orchestrator.state import RecordedEffect, State
 from orchestrator.storage import migrate
 from orchestrator.storage.database import Database, create_engine
 from steps.checkout import CheckoutPayload, checkout
-from steps.fraud import screen_fraud
+from steps.fraud import checkout_engine, screen_fraud
+from steps.fraud_engine import FraudEngine
 from steps.gateways.carrier import Carrier
 from steps.gateways.errors import (
     AuthenticationRequiredError,
@@ -65,6 +66,7 @@ from steps.storage.stock import (
     StockLevel,
 )
 from steps.storage.tables import metadata, reservation, shipment, verdict
+from steps.storage.velocity import PostgresVelocityTracker
 from steps.verdict import Decision, Verdict
 from tests.servers import Databases
 from workers.local_servers.running_servers import RunningServers
@@ -119,6 +121,9 @@ def resources(
             PaymentGateway: lambda: gateway,
             Carrier: lambda: carrier,
             ShopDatabase: lambda: ShopDatabase(engine),
+            FraudEngine: lambda: checkout_engine(
+                PostgresVelocityTracker(engine), blocklist=(), attempts_per_hour=20
+            ),
         }
     )
 

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.fraud_engine import (
-    CardChecks,
-    CheckResult,
     Finding,
     FraudContext,
     FraudEngine,
@@ -24,6 +22,7 @@ from steps.fraud_rules import (
     normalised_email,
     velocity_rule,
 )
+from steps.gateways.payment import CardChecks, CheckResult
 from steps.money import Money
 from steps.verdict import Decision, Opinion
 
@@ -120,14 +119,24 @@ def test_one_mailbox_has_one_spelling(local: str, domain: str) -> None:
         ({"ip": "::ffff:203.0.113.9"}, "block"),
         ({"ip": "203.0.114.9"}, "approve"),
         ({"ip": "nonsense"}, "review"),
+        ({"ip": "nonsense", "email": "jdoe@gmail.com"}, "block"),
+        ({"ip": "203.0.113.9", "email": f"any@{'x' * 64}.example"}, "block"),
         ({}, "approve"),
     ],
     ids=str,
 )
 def test_the_blocklist(known: dict[str, str], decision: str) -> None:
-    rule = blocklist_rule(emails=["jdoe@gmail.com", "@BAD.example"], networks=["203.0.113.0/24"])
+    rule = blocklist_rule(["jdoe@gmail.com", "@BAD.example", "203.0.113.0/24"])
 
     assert FraudEngine([rule], 100).decide(order(**known)).decision == decision
+
+
+@pytest.mark.parametrize("wrong", ["@", "a@", "203.0.113.9/24", "nonsense"])
+def test_a_wrong_entry_of_the_blocklist_is_named_by_its_place(wrong: str) -> None:
+    with pytest.raises(ValueError, match="entry 2") as caught:
+        blocklist_rule(["jdoe@gmail.com", wrong])
+
+    assert wrong == "@" or wrong not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +146,9 @@ def test_the_blocklist(known: dict[str, str], decision: str) -> None:
         (CardChecks(avs=CheckResult.MATCH, cvv=CheckResult.MATCH), "approve"),
         (CardChecks(avs=CheckResult.PARTIAL, cvv=CheckResult.MATCH), "review"),
         (CardChecks(avs=CheckResult.MATCH, cvv=CheckResult.MISMATCH), "block"),
-        (CardChecks(avs=CheckResult.MATCH), "review"),
+        (CardChecks(cvv=CheckResult.NOT_CHECKED), "review"),
+        (CardChecks(avs=CheckResult.NOT_CHECKED, cvv=CheckResult.MATCH), "approve"),
+        (CardChecks(), "approve"),
     ],
     ids=str,
 )

@@ -17,6 +17,8 @@ from orchestrator.doorbell import SilentDoorbell
 from orchestrator.state import State
 from orchestrator.storage.database import Database, create_engine
 from steps.checkout import checkout
+from steps.fraud import checkout_engine
+from steps.fraud_engine import FraudEngine
 from steps.gateways.carrier import Carrier
 from steps.gateways.payment import PaymentGateway
 from steps.gateways.sandbox.client import SandboxCarrier
@@ -25,6 +27,7 @@ from steps.gateways.sandbox.process import SandboxProcess
 from steps.gateways.stripe.client import StripeGateway
 from steps.storage import stock
 from steps.storage.shop_database import ShopDatabase
+from steps.storage.velocity import PostgresVelocityTracker
 from tests.integration.engine import wait_until
 from tests.servers import Databases
 from workers.bootstrap import carrier, payment_gateway
@@ -89,6 +92,9 @@ def shop(databases: Databases, sandbox: SandboxProcess) -> Iterator[Shop]:
             PaymentGateway: lambda: gateway,
             Carrier: lambda: ships,
             ShopDatabase: lambda: ShopDatabase(engine),
+            FraudEngine: lambda: checkout_engine(
+                PostgresVelocityTracker(engine), blocklist=(), attempts_per_hour=20
+            ),
         }
         yield Shop(
             engine=engine,
@@ -133,6 +139,15 @@ def test_a_refused_parcel_gives_the_money_back(shop: Shop, judge: SandboxJudge, 
     totals = totals_of(judge, order)
     assert totals.is_clean
     assert (totals.captured_minor, totals.refunded_minor) == (PRICE, PRICE)
+
+
+def test_a_wrong_security_code_lets_go_of_the_hold(
+    shop: Shop, judge: SandboxJudge, order: str
+) -> None:
+    assert shop.sells(order, "pm_card_cvcCheckFail") is State.COMPENSATED
+
+    totals = totals_of(judge, order)
+    assert (totals.voided_minor, totals.captures_count, totals.open_holds_count) == (PRICE, 0, 0)
 
 
 @pytest.mark.parametrize("operation", ["authorize", "capture"])
