@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -17,6 +17,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from recovery.cli.output import to_json_line
+from recovery.demo.scenarios.table import Row, drawn, written
 
 
 class Narrator(AbstractContextManager["Narrator"], Protocol):
@@ -33,6 +34,9 @@ class Narrator(AbstractContextManager["Narrator"], Protocol):
 
     def progress(self, text: str, counts: Mapping[str, int]) -> None:
         """How far a long scene is; may be called often."""
+
+    def table(self, rows: Sequence[Row]) -> None:
+        """What the scenarios left behind, and whether it is what was promised."""
 
 
 class JsonNarrator:
@@ -66,6 +70,10 @@ class JsonNarrator:
 
     def progress(self, text: str, counts: Mapping[str, int]) -> None:
         """Nothing: the end of the scene says the numbers."""
+
+    def table(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._write("scenario", row.as_json())
 
     def _write(self, event: str, values: Mapping[str, Any]) -> None:
         line = {
@@ -120,6 +128,10 @@ class TextNarrator:
     def progress(self, text: str, counts: Mapping[str, int]) -> None:
         told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
         self._under_way(f"{text}: {told}")
+
+    def table(self, rows: Sequence[Row]) -> None:
+        self._console.print()
+        self._console.print(drawn(rows) if self._console.is_terminal else Text(written(rows)))
 
     def _under_way(self, text: str) -> None:
         if self._live is not None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from orchestrator.state import State
 from recovery.demo.narrator import Narrator
+from recovery.demo.scenarios.playing import SCENARIOS, played
+from recovery.demo.scenarios.table import Row, failures
 from recovery.demo.scenes import Scenes
 from recovery.demo.stage import WORKERS, Stage, open_stage
 from recovery.invariants.collect import check, collect
@@ -35,14 +37,17 @@ FULL = Pace()
 FAST = Pace(orders=100, lease_seconds=2.0)
 
 
-def run(narrator: Narrator, pace: Pace, *, keep: bool = False) -> bool:
-    """Play the demo; True when every promise held. Leaves no process behind."""
+def run(narrator: Narrator, pace: Pace, *, scenarios: bool = False, keep: bool = False) -> bool:
+    """Play the demo; True when every promise held. Leaves no process behind.
+
+    With `scenarios` only the scenes of the table are played.
+    """
     began = time.monotonic()
     with _ending_once(), narrator:
         narrator.scene("0", "Starting PostgreSQL, Valkey, a gateway, 2 workers and a sweeper")
         with open_stage(lease_seconds=pace.lease_seconds, sweep_seconds=SWEEP_SECONDS) as stage:
             _raise_curtain(stage, narrator, pace)
-            holds = _play(stage, narrator, pace)
+            holds = _play(stage, narrator, None if scenarios else pace)
             narrator.say(f"{time.monotonic() - began:.1f} s in all", ok=holds)
             if keep:
                 _keep(stage, narrator)
@@ -65,21 +70,40 @@ def _raise_curtain(stage: Stage, narrator: Narrator, pace: Pace) -> None:
     )
 
 
-def _play(stage: Stage, narrator: Narrator, pace: Pace) -> bool:
+def _play(stage: Stage, narrator: Narrator, pace: Pace | None) -> bool:
     verdicts = _Verdicts(narrator)
-    scenes = Scenes(stage, verdicts)
-    expected: Counter[State] = Counter()
-    expected += scenes.completes()
-    expected += scenes.declined()
-    expected += scenes.killed()
-    expected += scenes.crowd(pace.orders, SEED)
-    verdicts.scene("e", "Do the books balance?")
+    expected = Counter[State]() if pace is None else _acts(stage, verdicts, pace)
+    rows = _scenarios(stage, verdicts)
+    verdicts.scene("f", "Do the books balance?")
     evidence = collect(stage.engine, stage.judge)
     violations = check(evidence, stage.definitions, at_rest=True, at_least=expected)
     for each in violations[:20]:
         verdicts.say(str(each), ok=False)
     _tell_books(evidence, verdicts, balances=not violations)
+    verdicts.table(rows)
     return verdicts.all_hold
+
+
+def _acts(stage: Stage, narrator: Narrator, pace: Pace) -> Counter[State]:
+    scenes = Scenes(stage, narrator)
+    expected: Counter[State] = Counter()
+    expected += scenes.completes()
+    expected += scenes.declined()
+    expected += scenes.killed()
+    expected += scenes.crowd(pace.orders, SEED)
+    return expected
+
+
+def _scenarios(stage: Stage, narrator: Narrator) -> list[Row]:
+    """Play them; the table itself comes at the end of the show."""
+    narrator.scene("e", f"{len(SCENARIOS)} scenarios: what they leave in log, ledger, stock, logs")
+    rows = []
+    for row in played(stage):
+        rows.append(row)
+        narrator.say(f"{row.number} {row.title}", ok=row.holds)
+        for each in failures([row]):
+            narrator.say(each, ok=False)
+    return rows
 
 
 def _tell_books(evidence: Evidence, narrator: Narrator, *, balances: bool) -> None:

@@ -70,7 +70,7 @@ def test_the_demo_ends_well_and_leaves_nothing_behind(tmp_path: Path, scratch: P
 
     assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr
     told = lines_of(answer.stdout)
-    assert {each["scene"] for each in told} == set("0abcde")
+    assert {each["scene"] for each in told} == set("0abcdef")
     killed = next(each for each in told if "charges" in each)
     assert (killed["requests"], killed["keys"], killed["charges"]) == (2, 1, 1)
     assert all(each.get("ok", True) for each in told)

@@ -1,0 +1,37 @@
+"""Plays the scenarios, one after the other, and returns the rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.errors import AmendsError
+from recovery.demo.scenarios import refund, replayed_start, transient_failure
+from recovery.demo.scenarios.table import Fact, Row, in_saga_log
+from recovery.demo.stage import DemoError, Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What is to be seen, and the function that plays it and compares."""
+
+    title: str
+    play: Callable[[Stage], Sequence[Fact]]
+
+
+SCENARIOS: Final = (
+    Scenario(title=transient_failure.TITLE, play=transient_failure.play),
+    Scenario(title=replayed_start.TITLE, play=replayed_start.play),
+    Scenario(title=refund.TITLE, play=refund.play),
+)
+
+
+def played(stage: Stage, scenarios: Sequence[Scenario] = SCENARIOS) -> Iterator[Row]:
+    """Yield a row per scenario; one that could not be played to its end has a red one."""
+    for number, scenario in enumerate(scenarios, start=1):
+        try:
+            facts = scenario.play(stage)
+        except (DemoError, AmendsError) as error:
+            facts = [in_saga_log("it can be played", seen=str(error), expected=None)]
+        yield Row(number=number, title=scenario.title, facts=facts)

@@ -1,0 +1,157 @@
+"""The table of the scenarios: what each must leave in log, ledger, stock and logs, and what it did.
+
+Every cell is made of facts, and a fact is a comparison: what was seen with what was promised. The
+same facts are drawn on a terminal, written as plain text and given as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+
+class Place(StrEnum):
+    """Where a fact was looked up; the columns of the table."""
+
+    SAGA_LOG = "saga log"
+    GATEWAY = "gateway ledger"
+    STOCK = "stock"
+    LOGS = "log output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One promise and what was seen of it.
+
+    Attributes:
+        says: the promise, as the table says it when it holds.
+        seen, expected: plain values, compared by ``==``.
+    """
+
+    place: Place
+    says: str
+    seen: Any
+    expected: Any
+
+    @property
+    def holds(self) -> bool:
+        return bool(self.seen == self.expected)
+
+    def __str__(self) -> str:
+        if self.holds:
+            return self.says
+        return f"{self.says}: seen {self.seen!r}, expected {self.expected!r}"
+
+
+def in_saga_log(says: str, *, seen: Any, expected: Any) -> Fact:
+    """Return a fact of the saga log."""
+    return Fact(place=Place.SAGA_LOG, says=says, seen=seen, expected=expected)
+
+
+def in_ledger(says: str, *, seen: Any, expected: Any) -> Fact:
+    """Return a fact of the gateway's ledger."""
+    return Fact(place=Place.GATEWAY, says=says, seen=seen, expected=expected)
+
+
+def in_stock(says: str, *, seen: Any, expected: Any) -> Fact:
+    """Return a fact of the stock."""
+    return Fact(place=Place.STOCK, says=says, seen=seen, expected=expected)
+
+
+def in_logs(says: str, *, seen: Any, expected: Any) -> Fact:
+    """Return a fact of what the processes wrote."""
+    return Fact(place=Place.LOGS, says=says, seen=seen, expected=expected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One scenario and its facts."""
+
+    number: int
+    title: str
+    facts: Sequence[Fact]
+
+    @property
+    def holds(self) -> bool:
+        """Every place was looked at, and every fact holds: an empty cell is no pass."""
+        return all(map(self.cell_holds, Place))
+
+    def cell(self, place: Place) -> list[Fact]:
+        return [each for each in self.facts if each.place is place]
+
+    def cell_holds(self, place: Place) -> bool:
+        facts = self.cell(place)
+        return bool(facts) and all(each.holds for each in facts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return title, verdict, and per place its facts with what was seen and expected."""
+        return {
+            "scenario": self.number,
+            "title": self.title,
+            "ok": self.holds,
+            "cells": {
+                place.value: {
+                    "ok": self.cell_holds(place),
+                    "facts": [
+                        {
+                            "says": each.says,
+                            "ok": each.holds,
+                            "seen": each.seen,
+                            "expected": each.expected,
+                        }
+                        for each in self.cell(place)
+                    ],
+                }
+                for place in Place
+            },
+        }
+
+
+def drawn(rows: Sequence[Row]) -> RichTable:
+    """Return the table for a terminal."""
+    table = RichTable(box=box.ROUNDED, show_lines=True)
+    table.add_column("scenario", ratio=3, style="bold")
+    for place in Place:
+        table.add_column(place.value, ratio=4)
+    for row in rows:
+        table.add_row(f"{row.number} {row.title}", *[_drawn_cell(row, each) for each in Place])
+    return table
+
+
+def written(rows: Sequence[Row], width: int = 160) -> str:
+    """Return the same as plain text, at most `width` characters wide."""
+    console = Console(width=width, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(drawn(rows))
+    return captured.get()
+
+
+def failures(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a line for every fact that does not hold and for every place not looked at."""
+    for row in rows:
+        for place in Place:
+            facts = row.cell(place)
+            if not facts:
+                yield f"scenario {row.number}, {place}: nothing was checked"
+            for each in facts:
+                if not each.holds:
+                    yield f"scenario {row.number}, {place}: {each}"
+
+
+def _drawn_cell(row: Row, place: Place) -> Group | Text:
+    facts = row.cell(place)
+    if not facts:
+        return Text("✗ nothing was checked", style="bold red")
+    return Group(*[_drawn_fact(each) for each in facts])
+
+
+def _drawn_fact(fact: Fact) -> Text:
+    mark, style = ("✓", "green") if fact.holds else ("✗", "bold red")
+    return Text.assemble((f"{mark} ", style), (str(fact), "" if fact.holds else style))

@@ -1,0 +1,31 @@
+"""``amends`` in a wrong world: somebody charges the first scenario's order a second time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from recovery.cli import main
+from recovery.demo.scenarios import transient_failure
+from recovery.demo.scenarios.evidence import OrderEvidence, ended, of_order
+from recovery.demo.scenarios.order import PRICE_MINOR
+from recovery.demo.stage import Stage
+from steps.gateways.payment import CaptureRequest, ChargeRequest
+from steps.gateways.sandbox.client import SandboxGateway
+from steps.money import Money
+
+
+def of_order_charged_twice(stage: Stage, saga_id: UUID) -> OrderEvidence:
+    ended(stage, saga_id)
+    price = Money(minor=PRICE_MINOR, currency="EUR")
+    gateway = SandboxGateway(stage.gateway.base_url, timeout=timedelta(seconds=5))
+    order = ChargeRequest(amount=price, token="tok_ok", order_reference=transient_failure.KEY)
+    held = gateway.authorize(order, key="again", timeout_seconds=5)
+    taken = CaptureRequest(reference=held.reference, amount=price)
+    gateway.capture(taken, key="again-capture", timeout_seconds=5)
+    return of_order(stage, saga_id)
+
+
+if __name__ == "__main__":
+    vars(transient_failure)["of_order"] = of_order_charged_twice
+    main()
