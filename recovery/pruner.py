@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 5.0
 """How long a batch with tombstones waits for transactions that began before these."""
 
 PAUSE_SECONDS = 0.01
-SIGNALS_AT_ONCE = 1000
+ROWS_AT_ONCE = 1000
 
 _ENDS = (SagaCompleted, SagaCompensated, SagaResolved)
 
@@ -54,6 +54,8 @@ class PruneReport:
         kept: sagas old enough that stay, by the reason; ``busy``: moved or locked meanwhile.
         waiting: have a tombstone, and go with the next run: an older transaction still runs.
         signals: old signals deleted that no saga ever took.
+        alerts: alerts deleted that were closed as long ago.
+        records: expired records of idempotent calls deleted.
     """
 
     pruned: Counter[State] = field(default_factory=Counter)
@@ -61,6 +63,8 @@ class PruneReport:
     kept: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
     signals: int = 0
+    alerts: int = 0
+    records: int = 0
 
 
 class Pruner:
@@ -86,7 +90,7 @@ class Pruner:
         limit: int | None = None,
         dry_run: bool = False,
     ) -> PruneReport:
-        """Prune up to `limit` sagas in one of `states`, then old signals without a saga.
+        """Prune up to `limit` sagas in one of `states`, then all else that nobody needs any more.
 
         Safe to interrupt, to repeat and to run several times at once: a saga may be archived twice,
         and is never gone without having been archived.
@@ -107,7 +111,7 @@ class Pruner:
             if is_enough or report.waiting:
                 break
         if not dry_run:
-            self._drop_signals(report)
+            self._drop_the_rest(report)
         return report
 
     def _without_the_kept(self, page: list[EndedSaga], report: PruneReport) -> list[EndedSaga]:
@@ -138,9 +142,13 @@ class Pruner:
             time.sleep(pause)
             pause = min(pause * 2 or PAUSE_SECONDS, 0.5)
 
-    def _drop_signals(self, report: PruneReport) -> None:
-        while dropped := self._retention.prune_signals(self._older_than, SIGNALS_AT_ONCE):
+    def _drop_the_rest(self, report: PruneReport) -> None:
+        while dropped := self._retention.prune_signals(self._older_than, ROWS_AT_ONCE):
             report.signals += dropped
+        while dropped := self._retention.prune_alerts(self._older_than, ROWS_AT_ONCE):
+            report.alerts += dropped
+        while dropped := self._retention.prune_records(ROWS_AT_ONCE):
+            report.records += dropped
 
 
 def unfinished(entries: Sequence[Mapping[str, Json]]) -> str | None:

@@ -139,7 +139,7 @@ class PostgresIdempotencyStore:
         Many may prune at once.
         """
         values = {"limit": limit}
-        return len(self._database.run(statements.PRUNE, values, writes="idempotency.prune"))
+        return int(self._database.run(statements.PRUNE, values, writes="idempotency.prune")[0][0])
 
     def inside(self, transaction: Session | sqlalchemy.Connection) -> _CallersRecords:
         """Return the records as seen and written in a transaction that belongs to the caller."""

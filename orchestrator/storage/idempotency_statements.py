@@ -108,15 +108,7 @@ WHERE i.expires_at IS NULL AND (i.state = 'unknown' OR {_LAPSED})
 ORDER BY i.claimed_at LIMIT %(limit)s
 """
 
-PRUNE = """
-WITH expired AS (
-    SELECT i.scope, i.key FROM amends.idempotency_record i
-    WHERE i.expires_at <= clock_timestamp() ORDER BY i.expires_at LIMIT %(limit)s
-    FOR UPDATE SKIP LOCKED
-)
-DELETE FROM amends.idempotency_record i USING expired
-WHERE (expired.scope, expired.key) = (i.scope, i.key) RETURNING 1
-"""
+PRUNE = "SELECT amends.prune_idempotency_records(%(limit)s)"
 
 LOCK = """
 SELECT pg_try_advisory_xact_lock(hashtextextended(%(scope)s || chr(31) || %(key)s, 0))

@@ -1,4 +1,5 @@
 """What is needed to let ended sagas go: which ones, their whole history as text, and the going.
+What else nobody needs any more goes by functions of the same owner.
 
 Protocol. Whoever prunes reads a saga with its log at one seq, makes sure of what only the log can
 tell, archives it, and names id and seq to `Retention.prune`. There one function of the owner checks
@@ -16,6 +17,7 @@ from uuid import UUID
 
 from orchestrator.state import State
 from orchestrator.storage.database import Database, Moved
+from orchestrator.storage.idempotency_statements import PRUNE as PRUNE_RECORDS
 
 CUTOFF = "SELECT clock_timestamp() - %(older_than)s::interval"
 
@@ -40,6 +42,7 @@ FROM amends.prune(%(ids)s::uuid[], %(seqs)s::int[], %(older_than)s::interval)
 """
 
 PRUNE_SIGNALS = "SELECT amends.prune_signals(%(older_than)s::interval, %(most)s)"
+PRUNE_ALERTS = "SELECT amends.prune_alerts(%(older_than)s::interval, %(most)s)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,3 +121,16 @@ class Retention:
         """
         values = {"older_than": older_than, "most": most}
         return int(self._database.run(PRUNE_SIGNALS, values, writes="prune_signals.commit")[0][0])
+
+    def prune_alerts(self, older_than: timedelta, most: int) -> int:
+        """Delete up to `most` alerts that were closed longer ago than that; return how many.
+
+        One whose saga is in flight stays: it keeps the same alert from being raised again.
+        """
+        values = {"older_than": older_than, "most": most}
+        return int(self._database.run(PRUNE_ALERTS, values, writes="prune_alerts.commit")[0][0])
+
+    def prune_records(self, most: int) -> int:
+        """Delete up to `most` expired records of idempotent calls; return how many."""
+        values = {"limit": most}
+        return int(self._database.run(PRUNE_RECORDS, values, writes="idempotency.prune")[0][0])
