@@ -18,6 +18,7 @@ from recovery.cli.failures import ExitCode, Failure
 from recovery.cli.output import counted
 from recovery.cli.session import Session, pass_session
 from recovery.pruner import BATCH, Pruner, PruneReport
+from steps.storage.velocity import PostgresVelocityTracker
 
 _DAYS = re.compile(r"(\d{1,5})d")
 
@@ -63,7 +64,8 @@ def prune_command(
     """Delete sagas that ended long ago, and keep their keys.
 
     What is left of each is a tombstone: a start with its key still finds it, and a late effect of
-    it stops in front of a person. Safe to interrupt and to repeat. Needs the role amends_janitor.
+    it stops in front of a person. Attempts to pay that velocity counted a week ago go too. Safe to
+    interrupt and to repeat. Needs the role amends_janitor.
     """
     age = _age(older_than, timedelta(days=session.settings.keep_days))
     retention = Retention(session.database)
@@ -74,6 +76,7 @@ def prune_command(
             limit=limit,
             dry_run=dry_run,
         )
+    attempts = 0 if dry_run else PostgresVelocityTracker(session.database.engine).prune()
     session.output.record(
         {
             "pruned": report.pruned.total(),
@@ -82,9 +85,10 @@ def prune_command(
             "kept": dict(report.kept),
             "waiting": report.waiting,
             "signals": report.signals,
+            "attempts_to_pay": attempts,
             "dry_run": dry_run,
         },
-        _text(report, dry_run=dry_run),
+        _text(report, attempts, dry_run=dry_run),
     )
     if report.waiting:
         session.output.note(
@@ -119,13 +123,15 @@ def _archive(path: Path) -> Archive:
         raise Failure(f"{path} exists; name a new file for each run", ExitCode.USAGE) from error
 
 
-def _text(report: PruneReport, *, dry_run: bool) -> str:
+def _text(report: PruneReport, attempts: int, *, dry_run: bool) -> str:
     parts = [
         _counts("would prune" if dry_run else "pruned", report.pruned),
         _counts("kept", report.kept),
     ]
     if report.signals:
         parts.append(f"dropped {counted(report.signals, 'old signal')}")
+    if attempts:
+        parts.append(f"dropped {counted(attempts, 'old attempt')} to pay")
     return "; ".join(parts)
 
 

@@ -177,6 +177,20 @@ def test_prune_archives_and_counts(engine: Engine, run: Run, tmp_path: Path) -> 
     assert "kept 1 (holds_lock 1)" in run("prune").stdout
 
 
+def test_prune_drops_attempts_to_pay_after_a_week(engine: Engine, run: Run) -> None:
+    engine.sql(
+        "INSERT INTO shop.fraud_attempt SELECT 'ip:1', n, clock_timestamp() - n * interval '1 day' "
+        "FROM generate_series(0, 9) n"
+    )
+    [dry] = objects(run("prune", "--dry-run", "--json"))
+    assert dry["attempts_to_pay"] == 0
+
+    assert "dropped 3 old attempts to pay" in run("prune").stdout
+    assert engine.sql("SELECT count(*) FROM shop.fraud_attempt") == [(7,)]
+    engine.sql("DROP SCHEMA shop CASCADE")
+    assert objects(run("prune", "--json"))[0]["attempts_to_pay"] == 0
+
+
 def test_prune_asks_only_for_states_and_as_many_as_it_is_told(engine: Engine, run: Run) -> None:
     plant(engine, 5)
     [none] = objects(run("prune", "--state", "resolved", "--state", "compensated", "--json"))

@@ -1,5 +1,7 @@
 """Velocity on a real Postgres: each attempt counts once, by the database's clock."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -12,6 +14,24 @@ from orchestrator.storage.database import create_engine
 from steps.storage.velocity import PostgresVelocityTracker
 
 HOUR = timedelta(hours=1)
+PROCESSES, THREADS = 4, 25
+
+_CROWD = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from orchestrator.storage.database import create_engine
+from steps.storage.velocity import PostgresVelocityTracker
+
+url, process, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+tracker = PostgresVelocityTracker(create_engine(url, pool_size=threads))
+hour = timedelta(hours=1)
+print("ready", flush=True)
+sys.stdin.readline()
+with ThreadPoolExecutor(threads) as pool:
+    attempts = [f"{process}-{n}" for n in range(threads)]
+    print(*pool.map(lambda attempt: tracker.record("crowd", attempt, hour), attempts))
+"""
 
 
 @pytest.fixture
@@ -37,6 +57,34 @@ def test_different_attempts_at_once_never_see_the_same_count(pool: Any) -> None:
         counts = list(threads.map(lambda n: tracker.record("s", f"a-{n}", HOUR), range(32)))
 
     assert sorted(counts) == list(range(1, 33))
+
+
+def test_a_hundred_attempts_in_several_processes_are_counted_exactly(database: str) -> None:
+    crowd = [
+        subprocess.Popen(
+            [sys.executable, "-c", _CROWD, database, str(number), str(THREADS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(PROCESSES)
+    ]
+    for each in crowd:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in crowd:
+        assert each.stdin is not None
+        each.stdin.write("\n")
+        each.stdin.flush()
+    counts = [int(count) for each in crowd for count in _told(each)]
+
+    assert sorted(counts) == list(range(1, PROCESSES * THREADS + 1))
+
+
+def _told(process: subprocess.Popen[str]) -> list[str]:
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return told.split()
 
 
 @pytest.mark.parametrize(("gap", "count"), [("0 us", 1), ("1 us", 2)])

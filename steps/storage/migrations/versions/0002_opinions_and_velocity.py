@@ -38,6 +38,10 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'amends_reader') THEN
         GRANT SELECT ON shop.fraud_attempt TO amends_reader;
     END IF;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'amends_janitor') THEN
+        GRANT USAGE ON SCHEMA shop TO amends_janitor;
+        GRANT SELECT, DELETE ON shop.fraud_attempt TO amends_janitor;
+    END IF;
 END $$;
 """
 
