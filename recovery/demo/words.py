@@ -20,7 +20,7 @@ DONE = {
     "reserve_inventory": "the goods are put aside",
     "screen_fraud": "the order is screened",
     "authorize_payment": "the money is held",
-    "screen_authorization": "the issuer's checks are screened",
+    "screen_authorization": "address and security code are screened",
     "capture_payment": "the money is taken",
     "create_shipment": "the parcel is on its way",
 }
@@ -33,7 +33,7 @@ TRYING = {
     "reserve_inventory": "put the goods aside",
     "screen_fraud": "screen the order",
     "authorize_payment": "hold the money",
-    "screen_authorization": "screen the issuer's checks",
+    "screen_authorization": "screen address and security code",
     "capture_payment": "take the money",
     "create_shipment": "hand over the parcel",
 }

@@ -49,7 +49,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-ENDS = {"tok_ok": State.COMPLETED, "tok_declined": State.COMPENSATED}
+ENDS = {
+    "tok_ok": State.COMPLETED,
+    "tok_declined": State.COMPENSATED,
+    "tok_cvv_mismatch": State.COMPENSATED,  # blocked once the money is held
+}
 
 
 @pytest.fixture

@@ -100,6 +100,27 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.queues == ("amends", "slow")
 
 
+@pytest.mark.parametrize("separator", [",", ", ", " ", "\n", "\r\n\r\n"])
+def test_a_blocklist_may_be_a_file_of_lines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, separator: str
+) -> None:
+    entries = ("mallory@example.org", "@bad.example", "203.0.113.0/24", "2001:db8::1")
+    (tmp_path / "blocklist").write_text(separator.join(entries) + "\n")
+    monkeypatch.setenv("AMENDS_FRAUD_BLOCKLIST_FILE", str(tmp_path / "blocklist"))
+
+    settings = Settings.load()
+
+    assert settings.fraud_blocklist == entries
+    assert "mallory" not in repr(settings)
+
+
+def test_a_wrong_entry_of_the_blocklist_is_named_by_its_place_and_not_shown() -> None:
+    with pytest.raises(SettingsError, match=r"AMENDS_FRAUD_BLOCKLIST: .*entry 2") as caught:
+        Settings.load(fraud_blocklist="203.0.113.0/24 mallory@")
+
+    assert "mallory" not in str(caught.value)
+
+
 def test_what_is_missing_is_said_with_the_variable_to_set() -> None:
     settings = Settings.load()
 
