@@ -16,8 +16,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 from orchestrator.definition import Retry, SagaDefinition, step
+from orchestrator.guarding import Breaker, CallPolicy
 from steps.balanced_books import balanced_books
 from steps.fraud import screen_authorization, screen_fraud
+from steps.gateways.outages import of_gateway
 from steps.inventory import release_inventory, reserve_inventory
 from steps.payload import CheckoutPayload
 from steps.payment import authorize_payment, capture_payment, refund_payment, void_payment
@@ -38,6 +40,10 @@ OUTSIDE = timedelta(seconds=20)
 """Longest attempt of a step that calls out: two calls of at most 5 s, and room around them."""
 
 PATIENCE = Retry(max_attempts=6, base=timedelta(milliseconds=200), cap=timedelta(seconds=10))
+
+GATEWAY = CallPolicy(name="payment_gateway", breaker=Breaker(judge=of_gateway))
+CARRIER = CallPolicy(name="carrier", breaker=Breaker(judge=of_gateway))
+"""How many requests either may be sent is a matter of its contract: a deployment sets the rate."""
 
 checkout = SagaDefinition(
     name="checkout",
@@ -65,6 +71,7 @@ checkout = SagaDefinition(
         step(
             "authorize_payment",
             authorize_payment,
+            calls=GATEWAY,
             probe=probe_authorization,
             key_life=KEY_LIFE,
             lag=LAG,
@@ -85,6 +92,7 @@ checkout = SagaDefinition(
         step(
             "capture_payment",
             capture_payment,
+            calls=GATEWAY,
             probe=probe_capture,
             key_life=KEY_LIFE,
             lag=LAG,
@@ -96,6 +104,7 @@ checkout = SagaDefinition(
         step(
             "create_shipment",
             create_shipment,
+            calls=CARRIER,
             probe=probe_shipment,
             key_life=KEY_LIFE,
             lag=LAG,

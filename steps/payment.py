@@ -141,7 +141,7 @@ def refund_payment(ctx: Context) -> Effect | NothingThere:
     return _refunded(ctx, payment.reference, payment.captured)
 
 
-# The four calls. Each asks for its send-by right before it sends.
+# The four calls. Each passes the step's `calls`, and is told last how long it may take.
 
 
 def _authorize(ctx: Context) -> ChargeResult:
@@ -154,8 +154,11 @@ def _authorize(ctx: Context) -> ChargeResult:
         order_reference=order.order_id,
         challenge=_is_challenged(ctx),
     )
-    return _gateway(ctx).authorize(
-        request, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
+    return ctx.call(
+        lambda seconds: _gateway(ctx).authorize(
+            request, key=ctx.idempotency_key, timeout_seconds=seconds
+        ),
+        CALL,
     )
 
 
@@ -167,16 +170,22 @@ def _is_challenged(ctx: Context) -> bool:
 
 def _capture(ctx: Context, reference: str) -> ChargeResult:
     request = CaptureRequest(reference=reference, amount=ctx.payload.price)
-    return _gateway(ctx).capture(
-        request, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
+    return ctx.call(
+        lambda seconds: _gateway(ctx).capture(
+            request, key=ctx.idempotency_key, timeout_seconds=seconds
+        ),
+        CALL,
     )
 
 
 def _voided(ctx: Context, reference: str, *, was_held: bool = True) -> Effect | NothingThere:
     try:
         payment = call_or_find(
-            lambda: _gateway(ctx).void(
-                reference, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
+            lambda: ctx.call(
+                lambda seconds: _gateway(ctx).void(
+                    reference, key=ctx.idempotency_key, timeout_seconds=seconds
+                ),
+                CALL,
             ),
             lambda: _let_go(find_payment(ctx, reference=reference)),
         )
@@ -193,8 +202,11 @@ def _refunded(ctx: Context, reference: str, amount: Money) -> Effect:
     request = RefundRequest(reference=reference, amount=amount)
     try:
         refund = call_or_find(
-            lambda: _gateway(ctx).refund(
-                request, key=ctx.idempotency_key, timeout_seconds=ctx.call_timeout(CALL)
+            lambda: ctx.call(
+                lambda seconds: _gateway(ctx).refund(
+                    request, key=ctx.idempotency_key, timeout_seconds=seconds
+                ),
+                CALL,
             ),
             lambda: _refund_of(find_payment(ctx, reference=reference), ctx.idempotency_key),
         )
@@ -339,7 +351,10 @@ def find_payment(
     Raises:
         Terminal: ``several_payments``: the gateway forgot the key, and then did it again.
     """
-    found = _gateway(ctx).find(reference=reference, key=key, timeout_seconds=ctx.call_timeout(CALL))
+    found = ctx.ask(
+        lambda seconds: _gateway(ctx).find(reference=reference, key=key, timeout_seconds=seconds),
+        CALL,
+    )
     if len(found) > 1:  # the gateway forgot the key between two attempts: one charge too many
         raise Terminal(
             "one key opened several payments; a person must say which one is the order's",

@@ -13,6 +13,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from celery import Celery
@@ -23,7 +24,9 @@ from orchestrator.coordinator import Coordinator
 from orchestrator.definition import SagaDefinition
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell, SilentDoorbell
+from orchestrator.guarding import Guards
 from orchestrator.storage.database import Database, create_engine
+from steps.checkout import CARRIER, GATEWAY
 from steps.fraud import checkout_engine
 from steps.fraud_engine import FraudEngine
 from steps.gateways.carrier import Carrier
@@ -33,7 +36,9 @@ from steps.storage.velocity import PostgresVelocityTracker
 from steps.velocity import VelocityTracker
 from workers.broker import broker_configuration
 from workers.hand_off import CeleryDoorbell
-from workers.settings import Settings, SettingsError
+from workers.resilience.guards import Numbers, SharedGuards
+from workers.resilience.shared_server import SharedServer
+from workers.settings import Settings, SettingsError, rate_of
 
 OURS = ("steps.checkout",)
 """Always registered: the project's own saga."""
@@ -167,12 +172,27 @@ def _outside_parts(settings: Settings, database: Database) -> Mapping[type, Call
             attempts_per_hour=settings.fraud_attempts_per_hour,
         ),
     }
+    guard_url = settings.shared_guard_url
+    if guard_url is not None:
+        factories[Guards] = lambda: shared_guards(settings, guard_url)
     if settings.has_gateway:
         _check_gateway(settings)
         factories[PaymentGateway] = lambda: payment_gateway(settings)
     if settings.carrier_url is not None or settings.gateway_url is not None:
         factories[Carrier] = lambda: carrier(settings)
     return factories
+
+
+def shared_guards(settings: Settings, url: str) -> SharedGuards:
+    """Return the rates and circuits of this deployment; opens nothing before the first call."""
+    rates = {GATEWAY.name: settings.gateway_rate, CARRIER.name: settings.carrier_rate}
+    open_seconds = settings.breaker_open_seconds
+    numbers = Numbers(
+        rates={name: rate_of(rate) for name, rate in rates.items() if rate is not None},
+        failures=settings.breaker_failures,
+        open_for=None if open_seconds is None else timedelta(seconds=open_seconds),
+    )
+    return SharedGuards(SharedServer(url, prefix=settings.key_prefix), numbers)
 
 
 def payment_gateway(settings: Settings) -> PaymentGateway:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import limits
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -24,6 +25,7 @@ from pydantic_settings import (
 )
 
 from orchestrator.errors import AmendsError
+from orchestrator.guarding import Rate
 from steps.fraud_rules import blocklist_rule
 
 PREFIX = "AMENDS_"
@@ -58,6 +60,11 @@ class Settings(BaseSettings):
         stripe_key: a secret or restricted key of the Stripe account.
         stripe_return_url: where Stripe sends a payer after a challenge.
         gateway_timeout_seconds: the longest one call to them may take.
+        gateway_rate, carrier_rate: requests that all workers together may send them, as
+            ``100/second`` or ``1000/2 minutes``; None: no limit of ours.
+        breaker_failures: calls that must meet an outage before a circuit opens; 0: none ever does.
+        breaker_open_seconds: how long it stays open before one call tries again.
+        guard_url: the Redis in which rates and circuits are shared; None: the broker, if it is one.
         fraud_blocklist: whose orders the checkout blocks: e-mail addresses, domains, IP ranges.
         fraud_attempts_per_hour: of one customer, mailbox or IP; more of them are reviewed.
         lease_seconds: how long a claimed attempt lives without a sign of its worker.
@@ -102,6 +109,11 @@ class Settings(BaseSettings):
     gateway_url: str | None = None
     carrier_url: str | None = None
     gateway_timeout_seconds: float = Field(10.0, gt=0)
+    gateway_rate: str | None = None
+    carrier_rate: str | None = None
+    breaker_failures: int | None = Field(None, ge=0)
+    breaker_open_seconds: float | None = Field(None, gt=0)
+    guard_url: str | None = Field(None, repr=False)
     fraud_blocklist: Names = Field((), repr=False)
     fraud_attempts_per_hour: int = Field(20, ge=1)
     lease_seconds: float = Field(15.0, ge=1)
@@ -168,7 +180,14 @@ class Settings(BaseSettings):
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("broker_url")
+    @field_validator("gateway_rate", "carrier_rate")
+    @classmethod
+    def _readable_rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            rate_of(value)
+        return value
+
+    @field_validator("broker_url", "guard_url")
     @classmethod
     def _kombu_scheme(cls, value: str | None) -> str | None:
         """Kombu knows Valkey by Redis' name only."""
@@ -227,6 +246,15 @@ class Settings(BaseSettings):
             ("redis://", "rediss://", "redis+socket://", "sentinel://")
         )
 
+    @property
+    def shared_guard_url(self) -> str | None:
+        """Where rates and circuits are shared, in the words of the Redis client."""
+        if self.guard_url is not None:
+            return self.guard_url
+        if self.broker_url is None or not self.is_redis or self.broker_url.startswith("sentinel"):
+            return None
+        return self.broker_url.replace("redis+socket://", "unix://", 1)
+
     def require_database_url(self) -> str:
         """Return the database's URL.
 
@@ -262,6 +290,16 @@ class Settings(BaseSettings):
                 "for example redis://host:6379/0"
             )
         return self.broker_url
+
+
+def rate_of(text: str) -> Rate:
+    """Return the rate that a text like ``100/second`` means.
+
+    Raises:
+        ValueError: it means none.
+    """
+    item = limits.parse(text)
+    return Rate(item.amount, per=timedelta(seconds=item.get_expiry()))
 
 
 class _NamedFiles(PydanticBaseSettingsSource):

@@ -1,0 +1,211 @@
+"""One circuit over all processes, on a real Valkey."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.guarding import Breaker, NotLetThrough, Request, Verdict
+from tests.integration.engine import events
+from tests.integration.shared_guards import other_server, request, server  # noqa: F401 - fixtures
+from workers.resilience.circuit import Circuit, Entered
+from workers.resilience.own_circuit import OwnCircuit
+from workers.resilience.shared_server import SharedServer
+
+BREAKER = Breaker(
+    failures=3, within=timedelta(seconds=5), open_for=timedelta(seconds=0.4), share=0.5
+)
+OUTAGE, ANSWERED, NOTHING = Verdict.OUTAGE, Verdict.ANSWERED, Verdict.NOTHING
+
+
+def ended(circuit: Circuit, verdicts: Iterable[Verdict], *, key: str | None = None) -> None:
+    """One call after the other, each of another saga unless `key` says of which."""
+    for number, verdict in enumerate(verdicts):
+        circuit.leave(circuit.enter(request(key or f"saga-{number}")), verdict)
+
+
+def trial(circuit: Circuit, *, seconds: float = 5.0, asked: Request | None = None) -> Entered:
+    """The first call that is let through, which is the trial."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            entered = circuit.enter(asked or request("trial"))
+        except NotLetThrough:
+            assert time.monotonic() < until, "no trial was let through"
+            time.sleep(0.01)
+        else:
+            assert entered.is_trial
+            return entered
+
+
+@pytest.fixture
+def here(server: SharedServer) -> Circuit:  # noqa: F811 - the fixture
+    return Circuit(server, "bank", BREAKER)
+
+
+@pytest.fixture
+def there(other_server: SharedServer) -> Circuit:  # noqa: F811 - the fixture
+    return Circuit(other_server, "bank", BREAKER)
+
+
+def test_outages_of_enough_sagas_open_it_for_every_process_once(
+    here: Circuit, there: Circuit
+) -> None:
+    with events() as heard:
+        ended(here, [OUTAGE, OUTAGE])
+        there.leave(there.enter(request("another")), OUTAGE)
+
+    assert [event for event, _ in heard] == ["circuit.opened"]
+    with pytest.raises(NotLetThrough) as refused:
+        here.enter(request())
+    assert refused.value.code == "circuit_open"
+    assert not refused.value.spends_budget
+
+
+def test_answers_and_what_says_nothing_never_open_it(here: Circuit) -> None:
+    ended(here, [ANSWERED] * 50)
+    ended(here, [NOTHING] * 50)
+
+    here.enter(request())
+
+
+def test_one_saga_that_fails_again_and_again_opens_it_for_nobody(here: Circuit) -> None:
+    ended(here, [OUTAGE] * 20, key="poor-saga")
+
+    here.enter(request())
+
+
+def test_a_few_outages_among_many_answers_open_nothing(here: Circuit) -> None:
+    ended(here, [ANSWERED] * 50)
+    ended(here, [OUTAGE] * 10)
+
+    here.enter(request())
+
+
+def test_outages_outside_the_window_are_forgotten(server: SharedServer) -> None:  # noqa: F811
+    short = Circuit(server, "bank", Breaker(failures=3, within=timedelta(seconds=0.2), share=0.5))
+    ended(short, [OUTAGE, OUTAGE])
+    time.sleep(0.25)
+    ended(short, [OUTAGE])
+
+    short.enter(request())
+
+
+def test_they_come_back_spread_and_not_before_it_may_be_tried(here: Circuit) -> None:
+    ended(here, [OUTAGE] * 3)
+    moments = set()
+    for number in range(50):
+        with pytest.raises(NotLetThrough) as refused:
+            here.enter(request(f"saga-{number}"))
+        assert refused.value.retry_after is not None
+        moments.add(round(refused.value.retry_after.total_seconds(), 3))
+
+    assert len(moments) > 25
+    assert min(moments) > 0.2
+    assert max(moments) < 0.6 + 0.01
+
+
+def test_of_many_callers_in_two_processes_exactly_one_is_the_trial(
+    here: Circuit, there: Circuit
+) -> None:
+    ended(here, [OUTAGE] * 3)
+    time.sleep(0.45)
+
+    def enter(number: int) -> Entered | None:
+        try:
+            return (here, there)[number % 2].enter(request(f"saga-{number}"))
+        except NotLetThrough:
+            return None
+
+    with ThreadPoolExecutor(16) as threads:
+        let_through = [each for each in threads.map(enter, range(200)) if each is not None]
+
+    assert [each.is_trial for each in let_through] == [True]
+
+
+def test_an_answered_trial_closes_it_and_a_failed_one_opens_it_again(
+    here: Circuit, there: Circuit
+) -> None:
+    ended(here, [OUTAGE] * 3)
+    with events() as heard:
+        there.leave(trial(there), OUTAGE)
+        with pytest.raises(NotLetThrough):
+            here.enter(request())
+        here.leave(trial(here), ANSWERED)
+
+    assert [event for event, _ in heard] == ["circuit.trial_failed", "circuit.closed"]
+    assert not there.enter(request()).is_trial
+
+
+def test_a_trial_that_says_nothing_leaves_the_next_one_free_at_once(here: Circuit) -> None:
+    ended(here, [OUTAGE] * 3)
+    here.leave(trial(here), NOTHING)
+
+    assert here.enter(request()).is_trial
+
+
+def test_a_killed_trial_keeps_nobody_out_for_longer_than_its_call_could_take(
+    here: Circuit, there: Circuit
+) -> None:
+    ended(here, [OUTAGE] * 3)
+    lost = trial(here, asked=request("lost", takes=0.1))
+    with pytest.raises(NotLetThrough):
+        there.enter(request())
+
+    trial(there)  # the other's lease is over: its call and two seconds
+
+    with events() as heard:
+        here.leave(lost, ANSWERED)
+    assert heard == []  # too late: it is no trial any more
+
+
+def test_calls_from_before_it_opened_change_nothing_when_they_end(here: Circuit) -> None:
+    early = [here.enter(request(f"early-{number}")) for number in range(4)]
+    ended(here, [OUTAGE] * 4)
+    state = here.state()
+
+    with events() as heard:
+        here.leave(early[0], OUTAGE)
+        here.leave(early[1], ANSWERED)
+
+    assert heard == []
+    assert state is not None
+    assert state.is_open
+    with pytest.raises(NotLetThrough):
+        here.enter(request())
+
+
+def test_an_operator_sees_that_it_is_open_and_when_it_is_tried_next(here: Circuit) -> None:
+    closed = here.state()
+    ended(here, [OUTAGE] * 3)
+    opened = here.state()
+
+    assert closed is not None
+    assert opened is not None
+    assert (closed.is_open, opened.is_open) == (False, True)
+    assert timedelta(0) < opened.next_trial <= BREAKER.open_for
+
+
+def test_the_circuit_of_one_process_keeps_the_same_rules() -> None:
+    own = OwnCircuit("bank", BREAKER)
+    for number in range(50):
+        own.leave(own.enter(request(f"declined-{number}")), ANSWERED)
+    with events() as heard:
+        for number in range(60):
+            try:
+                own.leave(own.enter(request(f"lost-{number}")), OUTAGE)
+            except NotLetThrough:
+                break
+        time.sleep(0.45)
+        first = own.enter(request("trial"))
+        with pytest.raises(NotLetThrough):
+            own.enter(request("second"))
+        own.leave(first, ANSWERED)
+
+    assert first.is_trial
+    assert [event for event, _ in heard] == ["circuit.opened", "circuit.closed"]
+    assert not own.enter(request()).is_trial

@@ -1,0 +1,150 @@
+"""One rate over all processes, on a real Valkey: never exceeded, and used under a backlog."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import threading
+import time
+from contextlib import suppress
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+
+from orchestrator.guarding import NotLetThrough, Rate
+from tests.deployment import measured
+from tests.integration.shared_guards import other_server, request, server  # noqa: F401 - fixtures
+from workers.resilience.shared_rate import SharedRate
+from workers.resilience.shared_server import SharedServer
+
+LATENESS = (0.005, 0.03)
+"""How much later than its moment an attempt is rung, in seconds."""
+
+
+class Backlog:
+    """Callers that come back when they were told to, in threads of two processes' limiters.
+
+    `requests` is how many each sends per attempt; one that is refused begins anew.
+    """
+
+    def __init__(self, rates: list[SharedRate], callers: int, requests: int = 1) -> None:
+        self.arrived: list[float] = []
+        self.finished: list[int] = []
+        self.refused = 0
+        self._rates, self._requests = rates, requests
+        self._due = [(0.0, number) for number in range(callers)]
+        self._lock = threading.Lock()
+
+    def run(self, seconds: float, *, travel: float = 0.005) -> None:
+        until = time.monotonic() + seconds
+        threads = [
+            threading.Thread(target=self._work, args=(rate, until, travel))
+            for rate in self._rates * 4
+        ]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        self.arrived.sort()
+
+    def most_in(self, window: float) -> int:
+        """The most arrivals in any window of that length."""
+        return max(
+            sum(each <= later < each + window for later in self.arrived) for each in self.arrived
+        )
+
+    def _work(self, rate: SharedRate, until: float, travel: float) -> None:
+        while time.monotonic() < until:
+            number = self._next()
+            if number is None:
+                time.sleep(0.002)
+                continue
+            try:
+                for each in range(1, self._requests + 1):
+                    slot = rate.take(request(f"caller-{number}", each))
+                    time.sleep(travel * random.uniform(0, 1))  # noqa: S311 - a way, not a secret
+                    self.arrived.append(time.monotonic())
+                    rate.landed(slot)
+            except NotLetThrough as error:
+                self._put_off(number, (error.retry_after or timedelta(0)).total_seconds())
+            else:
+                self.finished.append(number)
+
+    def _next(self) -> int | None:
+        with self._lock:
+            if not self._due or self._due[0][0] > time.monotonic():
+                return None
+            return heapq.heappop(self._due)[1]
+
+    def _put_off(self, number: int, seconds: float) -> None:
+        late = random.uniform(*LATENESS)  # noqa: S311 - likewise
+        with self._lock:
+            self.refused += 1
+            heapq.heappush(self._due, (time.monotonic() + seconds + late, number))
+
+
+@pytest.fixture
+def rates(server: SharedServer, other_server: SharedServer) -> list[SharedRate]:  # noqa: F811
+    return [SharedRate(each, "bank", Rate(20)) for each in (server, other_server)]
+
+
+def test_a_backlog_uses_the_rate_and_never_exceeds_it(rates: list[SharedRate]) -> None:
+    backlog = Backlog(rates, callers=300)
+    backlog.run(6.0)
+
+    use = len(backlog.arrived) / (20 * 6)
+    measured(f"{use:.0%} of the rate, {backlog.refused / 300:.2f} refusals per caller")
+    assert backlog.most_in(1.0) <= 20
+    assert use >= 0.9
+    assert backlog.refused < 2 * 300  # nobody comes again and again
+
+
+def test_those_who_send_two_requests_keep_both_their_slots(rates: list[SharedRate]) -> None:
+    backlog = Backlog(rates, callers=40, requests=2)
+    backlog.run(8.0)
+
+    assert backlog.most_in(1.0) <= 20
+    assert sorted(backlog.finished) == list(range(40))
+    assert len(backlog.arrived) <= 3 * 40  # one of them again, at most
+
+
+def test_who_was_promised_a_slot_goes_before_who_comes_new(rates: list[SharedRate]) -> None:
+    rate = rates[0]
+    for number in range(20):
+        rate.landed(rate.take(request(f"first-{number}")))
+    with pytest.raises(NotLetThrough) as early:
+        rate.take(request("early"))
+    assert early.value.retry_after is not None
+    assert early.value.is_exact
+    time.sleep(early.value.retry_after.total_seconds() - 0.02)
+
+    for number in range(10):  # just before it
+        with suppress(NotLetThrough):
+            rates[1].take(request(f"new-{number}"))
+    time.sleep(0.03)
+    rate.take(request("early"))
+
+
+def test_refused_callers_are_told_moments_of_their_own(rates: list[SharedRate]) -> None:
+    for number in range(20):
+        rates[0].take(request(f"first-{number}"))
+    moments = []
+    for number in range(40):
+        with pytest.raises(NotLetThrough) as refused:
+            rates[number % 2].take(request(f"late-{number}"))
+        assert refused.value.retry_after is not None
+        moments.append(refused.value.retry_after + timedelta(seconds=time.monotonic()))
+
+    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    assert min(gaps) > timedelta(seconds=0.04)  # a twentieth of a second each, and no herd
+
+
+def test_a_slot_that_is_given_back_is_free_at_once(rates: list[SharedRate]) -> None:
+    slots = [rates[0].take(request(f"first-{number}")) for number in range(20)]
+    with pytest.raises(NotLetThrough):
+        rates[1].take(request("second"))
+    rates[0].give_back(slots[0])
+    rates[0].give_back(slots[1])
+
+    rates[1].take(request("third"))  # one slot is the second's, the other is free

@@ -1,0 +1,170 @@
+"""One rate limit for all workers: a moving window in Redis that promises slots ahead.
+
+Who is refused gets a moment of its own at which a slot will be free, comes back then, and finds it
+kept. Nobody waits in a worker, nobody comes in a herd, and no slot lies idle while there is a
+backlog; `limits` can only say when the window begins to clear, the same moment to everybody.
+
+A request counts from when it has surely arrived: from its answer, or from a twentieth of the window
+after it was let through if that comes first. So what is counted *there* stays within the limit too,
+although requests do not all travel equally fast.
+
+A request that comes second in its attempt must not lose its place to the first when the attempt is
+repeated. So when request n is refused, moments are kept for 1 to n.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any, Final
+
+from orchestrator.guarding import NotLetThrough, Rate, Request
+from workers.resilience.shared_server import SharedServer
+
+TRAVEL_SHARE: Final = 20
+"""A request is believed to have arrived after per/20 even if it is not answered yet."""
+
+LATENESS: Final = timedelta(milliseconds=30)
+"""Those who come back are rung a little late, some later than others; slots leave room for it, but
+never more than per/30."""
+
+KEPT: Final = timedelta(minutes=2)
+"""How long a promised slot may be claimed late."""
+
+_TAKE: Final = """
+-- KEYS[1] taken     zset    request -> when it counts from (µs)
+-- KEYS[2] promised  zset    key#number -> when its slot is free (µs)
+-- KEYS[3] held      string  how long a request is under way, smoothed (µs)
+-- ARGV    request, key, number, limit, per (µs), travel (µs), lateness (µs), kept (µs)
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local function text(number) return string.format('%.0f', number) end
+local key, number, limit, per = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local travel, lateness, kept = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now - per))
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(now - kept))
+
+local function promise_of(n) return tonumber(redis.call('ZSCORE', KEYS[2], key .. '#' .. n)) end
+local mine = promise_of(number)
+local is_due = mine and mine <= now
+local used = redis.call('ZCARD', KEYS[1])
+local spoken_for = 0
+if not is_due then -- those who were promised a slot about now go first
+    spoken_for = redis.call('ZCOUNT', KEYS[2], text(now - per), text(now + per))
+    if mine and mine <= now + per then spoken_for = spoken_for - 1 end
+end
+if limit - used > spoken_for then
+    redis.call('ZADD', KEYS[1], text(now + travel), ARGV[1])
+    redis.call('PEXPIRE', KEYS[1], math.ceil((per + travel) / 1000) + 1000)
+    redis.call('ZREM', KEYS[2], key .. '#' .. number)
+    return '-1'
+end
+
+-- A slot is free again after `cycle`: its window, the way of its request, and being rung late.
+local cycle = per + lateness + tonumber(redis.call('GET', KEYS[3]) or 0)
+
+local function first_free() -- for one whose slot was there and is not: before the tail
+    for i = 0, used - 1 do
+        local free_at = redis.call('ZRANGE', KEYS[1], i, i, 'WITHSCORES')[2] + per
+        if redis.call('ZCOUNT', KEYS[2], '(' .. text(now), text(free_at)) <= i then
+            return free_at
+        end
+    end
+end
+
+local function tail() -- behind everybody: the limit-th slot before this one, one cycle later
+    local live = redis.call('ZCOUNT', KEYS[2], text(now - per), '+inf')
+    local at = now
+    if live >= limit then
+        at = redis.call('ZREVRANGE', KEYS[2], limit - 1, limit - 1, 'WITHSCORES')[2] + cycle
+    elseif used + live >= limit then
+        local i = used + live - limit
+        at = redis.call('ZRANGE', KEYS[1], i, i, 'WITHSCORES')[2] + cycle
+    end
+    if live > 0 then
+        local last = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+        at = math.max(at, last + cycle / limit)
+    end
+    return math.max(at, now)
+end
+
+local at = now
+for n = 1, number do
+    local known = promise_of(n)
+    if not known or known <= now then
+        known = known and first_free() or tail()
+        redis.call('ZADD', KEYS[2], text(known), key .. '#' .. n)
+    end
+    at = math.max(at, known)
+end
+redis.call('PEXPIRE', KEYS[2], math.ceil((at - now + kept) / 1000))
+return text(at - now)
+"""
+
+_LANDED: Final = """
+-- KEYS[1] taken, KEYS[3] held, as above
+-- ARGV    request, travel (µs)
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local counts_from = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]))
+if not counts_from then return end
+local travel = tonumber(ARGV[2])
+local took = math.min(travel, now - counts_from + travel)
+if now < counts_from then
+    redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])
+end
+local held = tonumber(redis.call('GET', KEYS[3]) or took)
+redis.call('SET', KEYS[3], string.format('%.0f', held + (took - held) / 8), 'PX', 60000)
+"""
+
+_GIVEN_BACK: Final = """
+-- KEYS[1] taken; ARGV request
+redis.call('ZREM', KEYS[1], ARGV[1])
+"""
+
+
+class SharedRate:
+    """The rate of one name on one server."""
+
+    def __init__(self, server: SharedServer, name: str, rate: Rate) -> None:
+        self._server, self._name = server, name
+        per = _us(rate.per)
+        self._travel = per // TRAVEL_SHARE
+        lateness = min(_us(LATENESS), per // 30)
+        self._values = [rate.limit, per, self._travel, lateness, _us(KEPT)]
+        base = f"{server.prefix}{{rate.{name}}}"
+        self._keys = [base, f"{base}.promised", f"{base}.held"]
+        self._take = server.script(_TAKE)
+        self._landed = server.script(_LANDED)
+        self._given_back = server.script(_GIVEN_BACK)
+
+    def take(self, request: Request) -> str:
+        """Take a slot and return its name.
+
+        Raises:
+            NotLetThrough: ``rate_reached``; with the moment at which a slot is kept.
+        """
+        name = uuid.uuid4().hex
+        answer: Any = self._server.run(
+            self._take, self._keys, [name, request.key, request.number, *self._values]
+        )
+        if answer is None or int(answer) < 0:
+            return name
+        raise NotLetThrough(
+            f"the rate agreed with {self._name} is reached",
+            code="rate_reached",
+            retry_after=timedelta(microseconds=int(answer)),
+            is_exact=True,
+        )
+
+    def landed(self, name: str) -> None:
+        """Say that the request of a slot has arrived: it was answered, or never will be."""
+        self._server.run(self._landed, self._keys, [name, self._travel])
+
+    def give_back(self, name: str) -> None:
+        """Free a slot whose request was not sent."""
+        self._server.run(self._given_back, self._keys, [name])
+
+
+def _us(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1)
