@@ -18,6 +18,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast, get_type_hints
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -180,16 +181,19 @@ def settle(
     *,
     by: str,
     because: str,
+    seen: UUID | None = None,
 ) -> IdempotencyRecord:
     """Say how an unknown call ended, after asking whoever knows; safe to repeat.
 
     Args:
         outcome: `Succeeded(result=…)`, which later calls get; an error, which they are told; or
             `Released()`: it did not happen, and the next call runs.
-        by, because: who says so and why, 1 to 500 characters; kept with the record.
+        by, because: who says so and why, 1 to 500 characters; kept for good.
+        seen: the record's token: of the call that was asked about, and not of a later one.
 
     Raises:
-        SettlementRefusedError: there is no such key, it is still at work, or its end is known.
+        SettlementRefusedError: there is no such key, it is still at work, its end is known, or
+            another call has used it since it was `seen`.
         PayloadError: the result is not JSON, or nobody or no reason is named.
     """
     for each in (by, because):
@@ -202,7 +206,7 @@ def settle(
             ending = outcome
         case error:
             ending = Failed(error=kept(error))
-    settled = store.settle(scope, key, ending, by=to_json(by), because=to_json(because))
+    settled = store.settle(scope, key, ending, by=to_json(by), because=to_json(because), seen=seen)
     if settled is not None:
         emit("idempotency.settled", scope=scope, key=key, by=by, because=because)
         return settled
@@ -210,6 +214,10 @@ def settle(
     if found is not None and (found.settled_by, found.settled_because) == (by, because):
         return found
     state = None if found is None else found.state
+    if state is IdempotencyState.UNKNOWN:
+        raise SettlementRefusedError(
+            f"key {key!r} of {scope} was used again since it was seen; look again", state=state
+        )
     raise SettlementRefusedError(
         f"key {key!r} of {scope} is {state or 'not there'}; only an unknown is settled", state=state
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from orchestrator.idempotency_heartbeat import IdempotencyHeartbeat
 from orchestrator.idempotency_record import (
@@ -82,12 +83,21 @@ class InMemoryIdempotencyStore:
             return _view(row)
 
     def settle(
-        self, scope: str, key: str, ending: Ending, *, by: str, because: str
+        self,
+        scope: str,
+        key: str,
+        ending: Ending,
+        *,
+        by: str,
+        because: str,
+        seen: UUID | None = None,
     ) -> IdempotencyRecord | None:
         """Write down how an unknown ended, and return the record; None when it is not unknown."""
         with self._lock:
             row = self._rows.get((scope, key))
             if row is None or _view(row).state is not IdempotencyState.UNKNOWN:
+                return None
+            if seen not in (None, row.record.token):
                 return None
             return _view(self._end(row, ending, by, because))
 

@@ -195,9 +195,19 @@ class IdempotencyStore(Protocol):
         ...
 
     def settle(
-        self, scope: str, key: str, ending: Ending, *, by: str, because: str
+        self,
+        scope: str,
+        key: str,
+        ending: Ending,
+        *,
+        by: str,
+        because: str,
+        seen: UUID | None = None,
     ) -> IdempotencyRecord | None:
-        """Write down how an unknown ended, and return the record; None when it is not unknown."""
+        """Write down how an unknown ended, and return the record.
+
+        None when it is not unknown, or its token is another than the one that was `seen`.
+        """
         ...
 
     def read(self, scope: str, key: str) -> IdempotencyRecord | None:

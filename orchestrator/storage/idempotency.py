@@ -11,7 +11,10 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy
 from sqlalchemy import event
@@ -38,6 +41,24 @@ from orchestrator.storage.database import Database, Locked, Moved, Row, run_insi
 
 CLAIM_TRIES = 3
 """The second one sees whoever was faster than the first; the third, that it was released since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """That somebody said how an unknown call ended.
+
+    Args:
+        token: of the call's claim; the key may have been used again since.
+        outcome: ``succeeded``, ``failed`` or ``released``.
+    """
+
+    scope: str
+    key: str
+    token: UUID
+    outcome: str
+    settled_by: str
+    settled_because: str
+    settled_at: datetime
 
 
 def _this_process() -> str:
@@ -103,15 +124,26 @@ class PostgresIdempotencyStore:
         return self._change(statements.FINISH, values, "idempotency.finish")
 
     def settle(
-        self, scope: str, key: str, ending: Ending, *, by: str, because: str
+        self,
+        scope: str,
+        key: str,
+        ending: Ending,
+        *,
+        by: str,
+        because: str,
+        seen: UUID | None = None,
     ) -> IdempotencyRecord | None:
-        """Write down how an unknown ended, and return the record; None when it is not unknown."""
+        """Write down how an unknown ended, and return the record; None when it is not unknown.
+
+        Who said so, and why, is kept as a settlement too, in the same statement.
+        """
         values = {
             "scope": scope,
             "key": key,
             **_ending_values(ending),
             "by": by,
             "because": because,
+            "seen": seen,
         }
         return self._change(statements.SETTLE, values, "idempotency.settle")
 
@@ -132,6 +164,11 @@ class PostgresIdempotencyStore:
     def unknown(self, limit: int = 100) -> list[IdempotencyRecord]:
         """Return what waits to be settled, the oldest first."""
         return [_record(row) for row in self._database.run(statements.UNKNOWN, {"limit": limit})]
+
+    def settlements(self, limit: int = 100) -> list[Settlement]:
+        """Return who settled what, the latest first; they outlive the records."""
+        rows = self._database.run(statements.SETTLEMENTS, {"limit": limit})
+        return [Settlement(*row) for row in rows]
 
     def prune(self, limit: int = 1000) -> int:
         """Delete up to `limit` expired records and return how many; what is unknown stays.

@@ -89,12 +89,29 @@ FROM due WHERE (due.scope, due.key) = (i.scope, i.key)
 """
 
 SETTLE = f"""
-UPDATE amends.idempotency_record i SET state = %(state)s, result = %(result)s::json,
-    error = %(error)s::json, lease_until = NULL, timeout_at = NULL, ended_at = clock_timestamp(),
-    expires_at = clock_timestamp() + CASE WHEN %(released)s THEN interval '0' ELSE i.keep_for END,
-    settled_by = %(by)s, settled_because = %(because)s
-WHERE {_AT} AND (i.state = 'unknown' OR {_LAPSED})
-RETURNING {_RECORD}
+WITH settled AS (
+    UPDATE amends.idempotency_record i SET state = %(state)s, result = %(result)s::json,
+        error = %(error)s::json, lease_until = NULL, timeout_at = NULL,
+        ended_at = clock_timestamp(),
+        expires_at = clock_timestamp()
+            + CASE WHEN %(released)s THEN interval '0' ELSE i.keep_for END,
+        settled_by = %(by)s, settled_because = %(because)s
+    WHERE {_AT} AND (i.state = 'unknown' OR {_LAPSED})
+        AND i.token = coalesce(%(seen)s::uuid, i.token)
+    RETURNING i.*
+), told AS (
+    INSERT INTO amends.idempotency_settlement
+        (scope, key, token, outcome, settled_by, settled_because)
+    SELECT scope, key, token, CASE WHEN %(released)s THEN 'released' ELSE state END,
+        settled_by, settled_because
+    FROM settled
+)
+SELECT {_RECORD} FROM settled i
+"""
+
+SETTLEMENTS = """
+SELECT scope, key, token, outcome, settled_by, settled_because, settled_at
+FROM amends.idempotency_settlement ORDER BY settled_at DESC LIMIT %(limit)s
 """
 
 READ = f"""

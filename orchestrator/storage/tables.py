@@ -295,3 +295,20 @@ idempotency_record = Table(
         postgresql_where=text("expires_at IS NULL"),
     ),
 )
+
+idempotency_settlement = Table(
+    "idempotency_settlement",
+    metadata,
+    Column("scope", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("token", Uuid, primary_key=True),
+    Column("outcome", Text, nullable=False),
+    Column("settled_by", Text, nullable=False),
+    Column("settled_because", Text, nullable=False),
+    _instant("settled_at", nullable=False, server_default=CLOCK),
+    CheckConstraint(
+        "outcome IN ('succeeded', 'failed', 'released')",
+        name="idempotency_settlement_outcome_known",
+    ),
+    Index("idempotency_settlement_latest", "settled_at"),
+)

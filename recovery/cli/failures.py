@@ -22,6 +22,7 @@ from orchestrator.errors import (
     StateConflictError,
     UnknownDefinitionError,
 )
+from orchestrator.idempotency_record import SettlementRefusedError
 from orchestrator.redaction import redact
 from orchestrator.storage.complaints import Complaint, complaint_of
 from recovery.operator.refusals import UnknownStepError
@@ -71,6 +72,7 @@ CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (StateConflictError, ExitCode.CONFLICT),
     (ConcurrentStartError, ExitCode.CONFLICT),
     (SagaLockedError, ExitCode.CONFLICT),
+    (SettlementRefusedError, ExitCode.CONFLICT),
     (PayloadError, ExitCode.USAGE),
     (InvalidKeyError, ExitCode.USAGE),
     (SettingsError, ExitCode.USAGE),

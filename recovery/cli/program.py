@@ -35,6 +35,7 @@ VERBS = {
     "replay": "recovery.cli.closing",
     "alerts": "recovery.cli.alerting",
     "acknowledge": "recovery.cli.alerting",
+    "idempotency": "recovery.cli.settling",
     "events": "recovery.cli.listening",
     "prune": "recovery.cli.pruning",
     "doctor": "recovery.cli.examining",

@@ -64,8 +64,9 @@ def prune_command(
     """Delete sagas that ended long ago, and keep their keys.
 
     What is left of each is a tombstone: a start with its key still finds it, and a late effect of
-    it stops in front of a person. Attempts to pay that velocity counted a week ago go too. Safe to
-    interrupt and to repeat. Needs the role amends_janitor.
+    it stops in front of a person. Old signals, closed alerts, expired idempotency records and
+    attempts to pay that velocity counted a week ago go too. Safe to interrupt and to repeat. Needs
+    the role amends_janitor.
     """
     age = _age(older_than, timedelta(days=session.settings.keep_days))
     retention = Retention(session.database)
@@ -85,6 +86,8 @@ def prune_command(
             "kept": dict(report.kept),
             "waiting": report.waiting,
             "signals": report.signals,
+            "alerts": report.alerts,
+            "records": report.records,
             "attempts_to_pay": attempts,
             "dry_run": dry_run,
         },
@@ -128,8 +131,13 @@ def _text(report: PruneReport, attempts: int, *, dry_run: bool) -> str:
         _counts("would prune" if dry_run else "pruned", report.pruned),
         _counts("kept", report.kept),
     ]
-    if report.signals:
-        parts.append(f"dropped {counted(report.signals, 'old signal')}")
+    for number, noun in (
+        (report.signals, "old signal"),
+        (report.alerts, "closed alert"),
+        (report.records, "expired idempotency record"),
+    ):
+        if number:
+            parts.append(f"dropped {counted(number, noun)}")
     if attempts:
         parts.append(f"dropped {counted(attempts, 'old attempt')} to pay")
     return "; ".join(parts)
