@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from orchestrator.client import SagaClient
 from orchestrator.definitions import Definitions
 from orchestrator.storage import migrate
@@ -35,6 +37,10 @@ THREADS = 4
 START_SECONDS = 60.0
 LEASH = "recovery.demo.leashed"
 WORKER = "worker-"
+SPILLING = "recovery.demo.scenarios.spilling"
+"""A saga of the scenarios, which spills card numbers."""
+BLOCKED_DOMAIN = "blocked.example"
+"""Whose mailboxes the demo's shop sells nothing to."""
 
 
 class DemoError(Exception):
@@ -139,10 +145,17 @@ def open_stage(*, lease_seconds: float, sweep_seconds: float) -> Iterator[Stage]
             SandboxProcess.start, directory / "ledger.sqlite", log=directory / "gateway.log"
         )
         try:
-            servers = start(directory, durable=False, watchdog=True, ephemeral=True)
+            servers = start(
+                directory,
+                durable=False,
+                watchdog=True,
+                ephemeral=True,
+                postgres_settings={"log_error_verbosity": "terse"},  # it repeats whole rows else
+            )
             stack.enter_context(servers)
         finally:
             stack.enter_context(gateway.result())
+        _keep_no_messages(servers.broker_url)
         settings = _settings(
             servers, gateway.result().base_url, lease_seconds=lease_seconds, sweep=sweep_seconds
         )
@@ -166,6 +179,12 @@ def open_stage(*, lease_seconds: float, sweep_seconds: float) -> Iterator[Stage]
         yield stage
 
 
+def _keep_no_messages(broker_url: str) -> None:
+    """Have the broker write nothing to disk, as a deployment's should."""
+    with redis.Redis.from_url(broker_url) as valkey:
+        valkey.config_set("appendonly", "no")
+
+
 def wait_for(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:
     """Look until `condition` holds; False when the time is up first."""
     until = time.monotonic() + seconds
@@ -184,7 +203,8 @@ def _settings(
         database_url=servers.database_url,
         broker_url=servers.broker_url,
         broker_profile="fast",
-        sagas=(),
+        sagas=(SPILLING,),
+        fraud_blocklist=(f"@{BLOCKED_DOMAIN}",),
         queues=(),
         gateway_url=gateway_url,
         carrier_url=gateway_url,
@@ -215,4 +235,8 @@ def _environment(settings: Settings) -> dict[str, str]:
         *("hand_off", "key_prefix", "log_format", "log_level", "grace_seconds", "workers_sweep"),
     )
     chosen = {f"AMENDS_{name.upper()}": str(getattr(settings, name)) for name in names}
+    chosen |= {
+        "AMENDS_SAGAS": ",".join(settings.sagas),
+        "AMENDS_FRAUD_BLOCKLIST": ",".join(settings.fraud_blocklist),
+    }
     return child_environment(kept | chosen)

@@ -55,10 +55,10 @@ def test_every_scenario_leaves_what_was_promised_in_every_place(
 
 
 @pytest.mark.timeout(DEMO_SECONDS + 30)
-def test_a_second_charge_makes_its_cell_red_and_the_command_fail(
+def test_in_a_wrong_world_its_cells_are_red_and_the_command_fails(
     tmp_path: Path, scratch: Path
 ) -> None:
-    code, rows = run("tests.acceptance.charges_twice", tmp_path, scratch)
+    code, rows = run("tests.acceptance.wrong_world", tmp_path, scratch)
 
     red = [
         (row["scenario"], place)
@@ -66,5 +66,5 @@ def test_a_second_charge_makes_its_cell_red_and_the_command_fail(
         for place, cell in row["cells"].items()
         if not cell["ok"]
     ]
-    assert red == [(1, Place.GATEWAY)]
+    assert red == [(1, Place.GATEWAY), (len(SCENARIOS), Place.LOGS)]
     assert code == 1

@@ -21,11 +21,22 @@ from orchestrator.entries import (
     UndoSkipped,
 )
 from orchestrator.errors import CardNumberError, IdempotencyConflictError
+from orchestrator.redaction import redact
 from orchestrator.state import State
-from recovery.demo.scenarios import refund, replayed_start, transient_failure
+from recovery.demo.scenarios import (
+    fraud_block,
+    redaction,
+    refund,
+    replayed_start,
+    transient_failure,
+)
 from recovery.demo.scenarios.evidence import OrderEvidence
 from recovery.demo.scenarios.order import PRICE_MINOR
+from recovery.demo.scenarios.planted import card, found_in, grouped, masked, readable
 from recovery.demo.scenarios.playing import Scenario, played
+from recovery.demo.scenarios.redaction import RedactionEvidence
+from recovery.demo.scenarios.spilling import IN_LOGS, IN_TABLES
+from recovery.demo.scenarios.storage.rows import KeptVerdict
 from recovery.demo.scenarios.table import (
     Fact,
     Place,
@@ -38,7 +49,9 @@ from recovery.demo.scenarios.table import (
     written,
 )
 from recovery.demo.stage import DemoError
+from steps.fraud import RULESET
 from steps.gateways.sandbox.judge import LedgerRow, RequestRow
+from steps.verdict import Decision
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 SAGA = UUID(int=1)
@@ -211,6 +224,114 @@ def test_a_void_or_a_part_in_place_of_the_refund_is_seen(
     wrong: dict[str, Any], place: Place
 ) -> None:
     assert red(refund.facts(replace(REFUNDED, **wrong))) == {place}
+
+
+BLOCKED = OrderEvidence(
+    sagas=1,
+    state=State.COMPENSATED,
+    entries=[failed("screen_fraud", "FraudBlockedError"), SagaCompensated()],
+    movements=[],
+    requests=[],
+    on_hand=10,
+    reserved=0,
+    lines=lines("step.failed", "saga.unwinding_started", "saga.compensated"),
+)
+VERDICT = KeptVerdict(decision=Decision.BLOCK, reasons=("blocklist",), ruleset=RULESET)
+
+
+def test_a_block_leaves_no_cell_red() -> None:
+    assert red(fraud_block.facts(BLOCKED, [VERDICT], 0)) == set()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdicts", "asked", "place"),
+    [
+        ({}, [], 0, Place.SAGA_LOG),
+        ({}, [replace(VERDICT, decision=Decision.REVIEW)], 0, Place.SAGA_LOG),
+        ({}, [replace(VERDICT, ruleset="")], 0, Place.SAGA_LOG),
+        ({"entries": [failed("authorize_payment", "CardDeclinedError")]}, None, 0, Place.SAGA_LOG),
+        ({}, None, 1, Place.GATEWAY),
+        ({"movements": [moved("authorize")]}, None, 0, Place.GATEWAY),
+        ({"reserved": 1}, None, 0, Place.STOCK),
+        ({"lines": lines("saga.compensated")}, None, 0, Place.LOGS),
+    ],
+)
+def test_a_block_that_asked_the_gateway_or_left_no_verdict_is_seen(
+    wrong: dict[str, Any], verdicts: list[KeptVerdict] | None, asked: int, place: Place
+) -> None:
+    kept = [VERDICT] if verdicts is None else verdicts
+
+    assert red(fraud_block.facts(replace(BLOCKED, **wrong), kept, asked)) == {place}
+
+
+NOTHING: dict[str, list[str]] = {
+    kind: [] for kind in ("tables", "broker", "logs", "ledger", "files")
+}
+HIDDEN = RedactionEvidence(
+    refused=dict.fromkeys(redaction.DOORS, "CardNumberError"),
+    refused_messages=2,
+    spilled=State.COMPENSATED,
+    found=NOTHING,
+    logs={"worker-1", "gateway"},
+    processes={"worker-1", "gateway"},
+    masked={
+        "tables": {*IN_TABLES},
+        "logs": {*IN_LOGS, redaction.IN_KEY},
+        "files": {*IN_TABLES, *IN_LOGS},
+    },
+    requests=0,
+    on_hand=10,
+    reserved=0,
+)
+
+
+def test_hidden_card_numbers_leave_no_cell_red() -> None:
+    assert red(redaction.facts(HIDDEN)) == set()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "place"),
+    [
+        ({"refused": {**HIDDEN.refused, "a signal": "let in"}}, Place.SAGA_LOG),
+        ({"refused": {}}, Place.SAGA_LOG),
+        ({"refused_messages": 1}, Place.SAGA_LOG),
+        ({"spilled": State.STUCK}, Place.SAGA_LOG),
+        ({"found": {**NOTHING, "tables": ["a result"]}}, Place.SAGA_LOG),
+        ({"found": {**NOTHING, "broker": ["a message's key"]}}, Place.SAGA_LOG),
+        ({"masked": {**HIDDEN.masked, "tables": set()}}, Place.SAGA_LOG),
+        ({"found": {**NOTHING, "ledger": ["a start's token"]}}, Place.GATEWAY),
+        ({"requests": 1}, Place.GATEWAY),
+        ({"reserved": 1}, Place.STOCK),
+        ({"found": {**NOTHING, "logs": ["a field"]}}, Place.LOGS),
+        ({"found": {**NOTHING, "files": ["a row that Postgres refuses"]}}, Place.LOGS),
+        ({"logs": {"gateway"}}, Place.LOGS),
+        ({"masked": {**HIDDEN.masked, "logs": set()}}, Place.LOGS),
+        ({"masked": {**HIDDEN.masked, "files": set()}}, Place.LOGS),
+    ],
+)
+def test_a_card_number_that_is_found_or_let_in_is_seen(wrong: dict[str, Any], place: Place) -> None:
+    assert red(redaction.facts(replace(HIDDEN, **wrong))) == {place}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        card("here"),
+        f"order {grouped('here')} paid",
+        card("here")[:10],
+        grouped("here").replace(" ", "-"),
+        readable(f'(1,"\\\\x{card("here").encode().hex()}")'),
+    ],
+)
+def test_a_planted_number_is_found_however_it_is_written(text: str) -> None:
+    assert found_in(f"x{text}y", ["here", "there"]) == {"here"}
+
+
+def test_what_is_masked_is_not_found() -> None:
+    text = redact(f"{card('here')} and {grouped('there')}")
+
+    assert found_in(text, ["here", "there"]) == set()
+    assert masked("here") in text
 
 
 GREEN = [

@@ -18,10 +18,9 @@ from orchestrator.entries import (
     StepWaiting,
 )
 from orchestrator.state import PARKED, TERMINAL, State
-from recovery.demo.scenarios.order import article_of
+from recovery.demo.scenarios.order import level_of
 from recovery.demo.stage import DemoError, Stage, wait_for
 from steps.gateways.sandbox.judge import LedgerRow, RequestRow
-from steps.storage import stock
 
 END_SECONDS: Final = 40.0
 LINE_SECONDS: Final = 5.0
@@ -98,15 +97,13 @@ def ended(stage: Stage, saga_id: UUID) -> State:
 def of_order(stage: Stage, saga_id: UUID) -> OrderEvidence:
     """Wait for the end of an order's saga, and for the log line about it; then read everything."""
     state = ended(stage, saga_id)
-    summary = stage.client.get(saga_id)
-    key, article = summary.key, article_of(summary.key)
+    key = stage.client.get(saga_id).key
 
     def end_is_told() -> bool:
         return any(each.get("event") in _LOGGED_ENDS for each in lines_about(stage.directory, key))
 
     wait_for(end_is_told, LINE_SECONDS)  # without it, the log's cell will say so
-    with stage.engine.connect() as connection:
-        level = next(each for each in stock.levels(connection) if each.sku == article)
+    level = level_of(stage, key)
     return OrderEvidence(
         sagas=len(stage.client.find(key=key)),
         state=state,

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.errors import AmendsError
-from recovery.demo.scenarios import refund, replayed_start, transient_failure
+from recovery.demo.scenarios import (
+    fraud_block,
+    redaction,
+    refund,
+    replayed_start,
+    transient_failure,
+)
 from recovery.demo.scenarios.table import Fact, Row, in_saga_log
 from recovery.demo.stage import DemoError, Stage
 
@@ -24,6 +30,8 @@ SCENARIOS: Final = (
     Scenario(title=transient_failure.TITLE, play=transient_failure.play),
     Scenario(title=replayed_start.TITLE, play=replayed_start.play),
     Scenario(title=refund.TITLE, play=refund.play),
+    Scenario(title=fraud_block.TITLE, play=fraud_block.play),
+    Scenario(title=redaction.TITLE, play=redaction.play),
 )
 
 
