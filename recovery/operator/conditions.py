@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from orchestrator.books import movements
 from orchestrator.definition import Step
 from orchestrator.entries import Direction
 from orchestrator.errors import PayloadError
@@ -36,6 +37,22 @@ def answerable(case: Case, name: str) -> tuple[Step, StepState]:
         raise RefusedError(case.saga, f"{name} never ran")
     check_quiet(case, step, known)
     return step, known
+
+
+def pending_undo(case: Case, name: str) -> str | None:
+    """Return the reference of the step's undo that the other side accepted and has not settled.
+
+    None where there is none, where more than one is pending, and while the step is to be undone.
+    """
+    step, known = case.step(name)
+    if case.has_ended or known.is_open or needs_undo(case.state, step):
+        return None
+    found = [
+        each.reference
+        for each in movements(case.state.money)
+        if each.is_pending and each.is_undo and each.step == name
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def check_has_history(case: Case) -> None:

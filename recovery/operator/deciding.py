@@ -16,12 +16,14 @@ from orchestrator.entries import (
     Direction,
     Entry,
     Json,
+    MovementSettled,
     OperatorActed,
     SagaParked,
     SagaResolved,
     SagaUnparked,
     StepSettled,
     StepSkipped,
+    UndoFailed,
 )
 from orchestrator.errors import PayloadError
 from orchestrator.going_forward import is_past_the_pivot
@@ -40,6 +42,7 @@ from recovery.operator.conditions import (
     check_words,
     named,
     open_attempts,
+    pending_undo,
     why_nothing_waits,
 )
 from recovery.operator.migrating import migration
@@ -152,6 +155,10 @@ def _probe(case: Case, verb: Probe, by: By) -> Plan:
 
 
 def _mark_done(case: Case, verb: MarkDone, by: By) -> Plan:
+    pending = pending_undo(case, verb.step)
+    if pending is not None and verb.reference in (None, pending):
+        final = MovementSettled(step=verb.step, reference=pending, by=by.actor)
+        return _goes_on(case, verb, by, final)
     step, _ = answerable(case, verb.step)
     refuse_card_data({"reference": verb.reference, "result": verb.result}, verb.step)
     facts: dict[str, Any]
@@ -181,6 +188,10 @@ def _mark_done(case: Case, verb: MarkDone, by: By) -> Plan:
 
 
 def _mark_not_done(case: Case, verb: MarkNotDone, by: By) -> Plan:
+    pending = pending_undo(case, verb.step)
+    if pending is not None:
+        undone = UndoFailed(step=verb.step, reference=pending, by=by.actor)
+        return _goes_on(case, verb, by, undone, fresh=[verb.step])
     step, known = answerable(case, verb.step)
     track = known.track(case.direction)
     if track.attempts == track.released:

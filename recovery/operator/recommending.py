@@ -10,6 +10,7 @@ from datetime import datetime
 from orchestrator.entries import Direction, SagaParked, StepWaiting
 from orchestrator.going_forward import parked_child
 from recovery.operator.cases import Case
+from recovery.operator.conditions import pending_undo
 from recovery.operator.deciding import decided
 from recovery.operator.refusals import RefusedError
 from recovery.operator.verbs import (
@@ -91,6 +92,7 @@ def _candidates(case: Case) -> Iterator[tuple[Verb | str, str]]:
         case "failed_after_pivot":
             yield from _of_a_failure(parked)
         case _:
+            yield from _of_what_is_pending(case)
             yield Retry(), "look again whether it may end"
     yield Resolve(), "close it as it stands: the matter was settled by hand"
 
@@ -128,6 +130,20 @@ def _of_an_undo(case: Case, parked: SagaParked) -> Iterator[tuple[Verb, str]]:
         yield Skip(step=step), f"{step} need not be undone"
     if is_refused:
         yield retry
+
+
+def _of_what_is_pending(case: Case) -> Iterator[tuple[Verb, str]]:
+    for each in case.definition.steps:
+        reference = pending_undo(case, each.name)
+        if reference is not None:
+            yield (
+                MarkDone(step=each.name, reference=reference),
+                f"{reference} is settled: you asked, and the money is given back",
+            )
+            yield (
+                MarkNotDone(step=each.name),
+                f"{reference} came to nothing: {each.name} is undone anew, under a new key",
+            )
 
 
 def _of_a_failure(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
