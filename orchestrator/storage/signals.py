@@ -8,6 +8,8 @@ halves may be done by anybody, any number of times.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from orchestrator.entries import Json
@@ -78,6 +80,22 @@ DELIVER = _DELIVER.format(hears=_HEARS)
 DELIVER_ALL = _DELIVER.format(hears=_ALL_HEAR)
 
 
+UNDELIVERED = """
+SELECT g.name, g.dedup_id, g.received_at FROM amends.signal g
+WHERE g.definition = %(definition)s AND g.key = %(key)s AND g.delivered_at IS NULL
+ORDER BY g.arrival LIMIT %(limit)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """A signal that its saga has not heard, without its payload."""
+
+    name: str
+    dedup_id: str
+    received_at: datetime
+
+
 class Signals:
     """Keeps signals and delivers them."""
 
@@ -117,3 +135,11 @@ class Signals:
         A saga whose row somebody holds hears them another time.
         """
         return len(self._database.run(DELIVER_ALL, {"limit": BATCH}, writes="signal.commit"))
+
+    def undelivered(self, definition: str, key: str) -> list[Undelivered]:
+        """Return up to 500 signals that a saga has not heard, the oldest first.
+
+        Of a saga in flight they are on their way; one that has ended hears nothing more.
+        """
+        values = {"definition": definition, "key": key, "limit": BATCH}
+        return [Undelivered(*row) for row in self._database.run(UNDELIVERED, values)]

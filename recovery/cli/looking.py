@@ -12,6 +12,7 @@ from orchestrator.state import PARKED, State
 from orchestrator.storage.attention import Attention
 from orchestrator.storage.reads import MAX_LIMIT, SagaSummary
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.signals import Signals
 from recovery.cli.field_options import attributes_of
 from recovery.cli.finding import find_saga
 from recovery.cli.output import age
@@ -89,7 +90,8 @@ def list_command(
 def show_command(session: Session, saga: str) -> None:
     """Show one saga, attempt by attempt.
 
-    Also what runs or is scheduled now, the question when it is parked, and what may be done.
+    Also what runs or is scheduled now, the signals that it has not heard, the question when it is
+    parked, and what may be done.
 
     ID is an id, the beginning of one, or a key.
     """
@@ -98,6 +100,7 @@ def show_command(session: Session, saga: str) -> None:
         found,
         SagaLog(session.database).entries(found.id),
         session.reads.attempts(found.id),
+        Signals(session.database).undelivered(found.definition, found.key),
         session.definitions.version(found.definition, found.version),
         session.operator.recommended(found.id),
     )

@@ -11,6 +11,7 @@ from orchestrator.definition import SagaDefinition
 from orchestrator.entries import Json, Recorded, SagaMigrated, SagaParked, SagaStarted
 from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
 from orchestrator.storage.reads import AttemptRow, SagaSummary
+from orchestrator.storage.signals import Undelivered
 from recovery.cli.output import instant
 from recovery.cli.preview_page import money_text
 from recovery.cli.saga_values import saga_values
@@ -24,7 +25,8 @@ class SagaPage:
     """Everything `amends show` prints.
 
     `replay_of` is the id of the saga whose work it does again; `attempts` run or are scheduled;
-    `question` is what a parked saga asks; `advice` is what may be done about it, best first.
+    `inbox` holds the signals that it has not heard; `question` is what a parked saga asks; `advice`
+    is what may be done about it, best first.
     """
 
     saga: SagaSummary
@@ -32,6 +34,7 @@ class SagaPage:
     payload: Json
     lines: Sequence[Line]
     attempts: Sequence[AttemptRow]
+    inbox: Sequence[Undelivered]
     question: SagaParked | None
     money: Mapping[str, MoneyAtRisk]
     advice: Sequence[Advice]
@@ -42,6 +45,7 @@ class SagaPage:
         saga: SagaSummary,
         entries: Sequence[Recorded],
         attempts: Sequence[AttemptRow],
+        inbox: Sequence[Undelivered],
         definition: SagaDefinition[Any] | None,
         advice: Sequence[Advice],
     ) -> Self:
@@ -55,6 +59,7 @@ class SagaPage:
             payload=shown(begun[-1].payload, definition) if begun else None,
             lines=timeline(entries),
             attempts=attempts,
+            inbox=inbox,
             question=parked[-1] if saga.is_parked and parked else None,
             money=money_at_risk(entries),
             advice=advice,
@@ -68,6 +73,7 @@ class SagaPage:
             "payload": self.payload,
             "timeline": [asdict(each) for each in self.lines],
             "attempts": [asdict(each) for each in self.attempts],
+            "inbox": [asdict(each) for each in self.inbox],
             "question": None if self.question is None else asdict(self.question),
             "money_at_risk": {name: asdict(each) for name, each in self.money.items()},
             "recommended": [asdict(each) for each in self.advice],
@@ -89,6 +95,13 @@ class SagaPage:
         lines += ["", *_columns([_texts(each) for each in self.lines])]
         if self.attempts:
             lines += ["", "attempts", *(f"  {_attempt(each)}" for each in self.attempts)]
+        if self.inbox:
+            why = ", and it has ended" if saga.is_terminal else ""
+            lines += ["", f"signals that it has not heard{why}"]
+            lines += [
+                f"  {instant(each.received_at)}  {each.name}  {each.dedup_id}"
+                for each in self.inbox
+            ]
         if self.question is not None:
             lines += ["", *self._asked(self.question)]
         if self.advice:

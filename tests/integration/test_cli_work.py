@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
+from orchestrator.client import SagaClient
 from orchestrator.state import State
 from orchestrator.storage.database import Database, create_engine
 from orchestrator.storage.reads import Reads
@@ -177,6 +178,24 @@ def test_show_finds_a_saga_by_key_id_or_prefix_and_hides_the_card(run: Run, name
     assert [each["step"] for each in page["attempts"]] == ["reserve_inventory"]
 
 
+def test_show_tells_of_signals_that_an_ended_saga_will_not_hear(run: Run, database: str) -> None:
+    start(run, "A-1")
+    engine = create_engine(database)
+    client = SagaClient(engine)
+    client.signal(("checkout", "A-1"), "paid", dedup_id="in time")
+    assert objects(run("show", "A-1", "--json"))[0]["inbox"] == []
+    run("abandon", "A-1", "--reason", "a test order")
+
+    client.signal(("checkout", "A-1"), "paid", "by whom?", dedup_id="too late")
+
+    engine.dispose()
+    [unheard] = objects(run("show", "A-1", "--json"))[0]["inbox"]
+    assert (unheard["name"], unheard["dedup_id"]) == ("paid", "too late")
+    shown = run("show", "A-1").stdout
+    assert "signals that it has not heard, and it has ended" in shown
+    assert "too late" in shown
+
+
 def test_list_and_show_name_the_same_things_alike(run: Run) -> None:
     start(run, "A-1")
     listed = objects(run("list", "--json"))[0]
@@ -186,6 +205,7 @@ def test_list_and_show_name_the_same_things_alike(run: Run) -> None:
     assert listed.items() <= shown.items()
     assert shown.keys() - listed.keys() == {
         *(
+            "inbox",
             "payload",
             "timeline",
             "attempts",
