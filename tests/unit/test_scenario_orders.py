@@ -1,8 +1,8 @@
-"""The table of the scenarios: a world that is wrong makes exactly its cell red."""
+"""The orders of the scenarios: a world that is wrong makes exactly its cell red."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,37 +21,21 @@ from orchestrator.entries import (
     UndoSkipped,
 )
 from orchestrator.errors import CardNumberError, IdempotencyConflictError
-from orchestrator.redaction import redact
 from orchestrator.state import State
 from recovery.demo.scenarios import (
     fraud_block,
-    redaction,
     refund,
     replayed_start,
     transient_failure,
 )
 from recovery.demo.scenarios.evidence import OrderEvidence
 from recovery.demo.scenarios.order import PRICE_MINOR
-from recovery.demo.scenarios.planted import card, found_in, grouped, masked, readable
-from recovery.demo.scenarios.playing import Scenario, played
-from recovery.demo.scenarios.redaction import RedactionEvidence
-from recovery.demo.scenarios.spilling import IN_LOGS, IN_TABLES
 from recovery.demo.scenarios.storage.rows import KeptVerdict
-from recovery.demo.scenarios.table import (
-    Fact,
-    Place,
-    Row,
-    failures,
-    in_ledger,
-    in_logs,
-    in_saga_log,
-    in_stock,
-    written,
-)
-from recovery.demo.stage import DemoError
+from recovery.demo.scenarios.table import Place
 from steps.fraud import RULESET
 from steps.gateways.sandbox.judge import LedgerRow, RequestRow
 from steps.verdict import Decision
+from tests.unit.scenarios import red
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 SAGA = UUID(int=1)
@@ -150,11 +134,6 @@ REFUNDED = OrderEvidence(
     reserved=0,
     lines=lines("step.failed", "saga.unwinding_started", "saga.compensated"),
 )
-
-
-def red(facts: Sequence[Fact]) -> set[Place]:
-    row = Row(number=1, title="one", facts=facts)
-    return {each for each in Place if not row.cell_holds(each)}
 
 
 def test_what_was_promised_leaves_no_cell_red() -> None:
@@ -262,116 +241,3 @@ def test_a_block_that_asked_the_gateway_or_left_no_verdict_is_seen(
     kept = [VERDICT] if verdicts is None else verdicts
 
     assert red(fraud_block.facts(replace(BLOCKED, **wrong), kept, asked)) == {place}
-
-
-NOTHING: dict[str, list[str]] = {
-    kind: [] for kind in ("tables", "broker", "logs", "ledger", "files")
-}
-HIDDEN = RedactionEvidence(
-    refused=dict.fromkeys(redaction.DOORS, "CardNumberError"),
-    refused_messages=2,
-    spilled=State.COMPENSATED,
-    found=NOTHING,
-    logs={"worker-1", "gateway"},
-    processes={"worker-1", "gateway"},
-    masked={
-        "tables": {*IN_TABLES},
-        "logs": {*IN_LOGS, redaction.IN_KEY},
-        "files": {*IN_TABLES, *IN_LOGS},
-    },
-    requests=0,
-    on_hand=10,
-    reserved=0,
-)
-
-
-def test_hidden_card_numbers_leave_no_cell_red() -> None:
-    assert red(redaction.facts(HIDDEN)) == set()
-
-
-@pytest.mark.parametrize(
-    ("wrong", "place"),
-    [
-        ({"refused": {**HIDDEN.refused, "a signal": "let in"}}, Place.SAGA_LOG),
-        ({"refused": {}}, Place.SAGA_LOG),
-        ({"refused_messages": 1}, Place.SAGA_LOG),
-        ({"spilled": State.STUCK}, Place.SAGA_LOG),
-        ({"found": {**NOTHING, "tables": ["a result"]}}, Place.SAGA_LOG),
-        ({"found": {**NOTHING, "broker": ["a message's key"]}}, Place.SAGA_LOG),
-        ({"masked": {**HIDDEN.masked, "tables": set()}}, Place.SAGA_LOG),
-        ({"found": {**NOTHING, "ledger": ["a start's token"]}}, Place.GATEWAY),
-        ({"requests": 1}, Place.GATEWAY),
-        ({"reserved": 1}, Place.STOCK),
-        ({"found": {**NOTHING, "logs": ["a field"]}}, Place.LOGS),
-        ({"found": {**NOTHING, "files": ["a row that Postgres refuses"]}}, Place.LOGS),
-        ({"logs": {"gateway"}}, Place.LOGS),
-        ({"masked": {**HIDDEN.masked, "logs": set()}}, Place.LOGS),
-        ({"masked": {**HIDDEN.masked, "files": set()}}, Place.LOGS),
-    ],
-)
-def test_a_card_number_that_is_found_or_let_in_is_seen(wrong: dict[str, Any], place: Place) -> None:
-    assert red(redaction.facts(replace(HIDDEN, **wrong))) == {place}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        card("here"),
-        f"order {grouped('here')} paid",
-        card("here")[:10],
-        grouped("here").replace(" ", "-"),
-        readable(f'(1,"\\\\x{card("here").encode().hex()}")'),
-    ],
-)
-def test_a_planted_number_is_found_however_it_is_written(text: str) -> None:
-    assert found_in(f"x{text}y", ["here", "there"]) == {"here"}
-
-
-def test_what_is_masked_is_not_found() -> None:
-    text = redact(f"{card('here')} and {grouped('there')}")
-
-    assert found_in(text, ["here", "there"]) == set()
-    assert masked("here") in text
-
-
-GREEN = [
-    each("as it should be", seen=1, expected=1)
-    for each in (in_saga_log, in_ledger, in_stock, in_logs)
-]
-
-
-def test_a_place_that_nobody_looked_at_is_no_pass() -> None:
-    row = Row(number=1, title="one", facts=GREEN[:3])
-
-    assert not row.holds
-    assert list(failures([row])) == ["scenario 1, log output: nothing was checked"]
-    assert "✗ nothing was checked" in written([row])
-    assert row.as_json()["cells"]["log output"] == {"ok": False, "facts": []}
-
-
-def test_text_and_json_say_what_was_seen_instead() -> None:
-    row = Row(number=1, title="one", facts=[*GREEN, in_ledger("one charge", seen=2, expected=1)])
-
-    assert "✗ one charge: seen 2, expected 1" in written([row], width=400)
-    assert list(failures([row])) == ["scenario 1, gateway ledger: one charge: seen 2, expected 1"]
-    assert row.as_json()["ok"] is False
-    assert row.as_json()["cells"]["gateway ledger"]["facts"][1] == {
-        "says": "one charge",
-        "ok": False,
-        "seen": 2,
-        "expected": 1,
-    }
-
-
-@pytest.mark.parametrize("error", [DemoError("it hangs"), CardNumberError("payload")])
-def test_a_scenario_that_cannot_be_played_is_red_and_the_others_are_played(
-    error: Exception,
-) -> None:
-    def breaks(_: Any) -> list[Fact]:
-        raise error
-
-    scenarios: list[Callable[[Any], Sequence[Fact]]] = [breaks, lambda _: GREEN]
-    stage: Any = None
-    rows = played(stage, [Scenario(title="one", play=each) for each in scenarios])
-
-    assert [each.holds for each in rows] == [False, True]
