@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Final
@@ -15,7 +16,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from orchestrator.context import Effect, StepContext
-from steps.fraud_engine import Finding, FraudContext, FraudEngine, Rule
+from steps.fraud_engine import Finding, FraudContext, FraudEngine, Phase, Rule
 from steps.fraud_rules import (
     avs_cvv_rule,
     blocklist_rule,
@@ -88,8 +89,15 @@ def screen_authorization(ctx: Context) -> Effect:
     held = ctx.results["authorize_payment"]
     told = held.get("card_checks") if isinstance(held, dict) else None
     checks = _CHECKS.validate_python(told or {})
-    found = ctx.resource(FraudEngine).decide(_context(ctx, checks))
+    context = replace(_context(ctx), card_checks=checks, challenged=is_challenged(ctx))
+    found = ctx.resource(FraudEngine).decide(context)
     return _kept(ctx, found, "the order was blocked after its authorization", can_challenge=False)
+
+
+def is_challenged(ctx: Context) -> bool:
+    """Return whether the screening before the charge wants the payer to authenticate."""
+    screened = ctx.results.get("screen_fraud")
+    return isinstance(screened, dict) and screened.get("decision") == Decision.CHALLENGE
 
 
 def checkout_engine(
@@ -123,12 +131,13 @@ def checkout_engine(
             high_amount_rule(REVIEW_ABOVE, block_times=BLOCK_TIMES),
             Rule(name="many_units", judge=_many_units),
             avs_cvv_rule(),
+            Rule(name="challenge_met", judge=_challenge_met, phase=Phase.AFTER_AUTHORIZATION),
         ),
         ruleset=RULESET,
     )
 
 
-def _context(ctx: Context, checks: CardChecks | None = None) -> FraudContext:
+def _context(ctx: Context) -> FraudContext:
     order = ctx.payload
     payer = order.payer or Payer()
     return FraudContext(
@@ -142,7 +151,6 @@ def _context(ctx: Context, checks: CardChecks | None = None) -> FraudContext:
         card_country=payer.card_country,
         ip_country=payer.ip_country,
         billing_country=payer.billing_country,
-        card_checks=checks,
     )
 
 
@@ -172,6 +180,19 @@ def _kept(ctx: Context, found: Verdict, message: str, *, can_challenge: bool) ->
 def _many_units(context: FraudContext) -> Finding | None:
     """Nobody buys this many CDs for themselves; a reseller may, so a person looks."""
     return Decision.REVIEW if context.units > REVIEW_UNITS_ABOVE else None
+
+
+def _challenge_met(context: FraudContext) -> Finding | None:
+    """Not every card can be challenged, and going on without it would be an approval."""
+    if not context.challenged or context.card_checks is None:
+        return None
+    match context.card_checks.authenticated:
+        case True:
+            return None
+        case False:
+            return Decision.BLOCK
+        case None:
+            return Decision.REVIEW
 
 
 def _mailbox(context: FraudContext) -> str | None:

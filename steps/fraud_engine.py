@@ -36,6 +36,7 @@ class FraudContext:
         attempt_id: the same for every delivery of the same try to pay, and of no other.
         ip: the payer's address, IPv4 or IPv6, as text.
         card_country, ip_country, billing_country: ISO 3166, two letters.
+        challenged: the rules before the charge wanted the payer to authenticate.
         card_checks: there only after the authorization.
     """
 
@@ -49,6 +50,7 @@ class FraudContext:
     card_country: str | None = None
     ip_country: str | None = None
     billing_country: str | None = None
+    challenged: bool = False
     card_checks: CardChecks | None = None
 
     @property

@@ -25,6 +25,7 @@ from typing import Final
 
 from orchestrator.context import Effect, Movement, NothingThere, StepContext
 from orchestrator.errors import OutcomeUnknown, Retriable, Terminal, Wait
+from steps.fraud import is_challenged
 from steps.gateways.errors import (
     AuthenticationRequiredError,
     CardDeclinedError,
@@ -44,7 +45,6 @@ from steps.gateways.payment import (
 from steps.money import Money
 from steps.payload import CheckoutPayload
 from steps.second_look import call_or_find
-from steps.verdict import Decision
 
 Context = StepContext[CheckoutPayload]
 
@@ -152,7 +152,7 @@ def _authorize(ctx: Context) -> ChargeResult:
         amount=order.price,
         token=order.payment_method,
         order_reference=order.order_id,
-        challenge=_is_challenged(ctx),
+        challenge=is_challenged(ctx),
     )
     return ctx.call(
         lambda seconds: _gateway(ctx).authorize(
@@ -160,12 +160,6 @@ def _authorize(ctx: Context) -> ChargeResult:
         ),
         CALL,
     )
-
-
-def _is_challenged(ctx: Context) -> bool:
-    """Whether the screening wants the payer to authenticate."""
-    screened = ctx.results.get("screen_fraud")
-    return isinstance(screened, dict) and screened.get("decision") == Decision.CHALLENGE
 
 
 def _capture(ctx: Context, reference: str) -> ChargeResult:

@@ -66,18 +66,21 @@ class CardChecks:
     """What came with an authorization: of the address (AVS) and of the security code (CVV).
 
     None is *not told*: the shop sent nothing to check, or the gateway has no word for it. An issuer
-    that was given something and did not look at it is `NOT_CHECKED`.
+    that was given something and did not look at it is `NOT_CHECKED`. `authenticated` tells whether
+    the payer passed 3-D Secure, with a challenge or without one.
     """
 
     avs: CheckResult | None = None
     cvv: CheckResult | None = None
+    authenticated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeRequest:
     """Hold `amount` on the payment method behind `token` for our order `order_reference`.
 
-    `challenge` asks that the payer authenticate (3-D Secure), also where the issuer would not.
+    `challenge` asks that the payer authenticate (3-D Secure), also where the issuer would not. A
+    card that cannot is charged without; `CardChecks.authenticated` tells.
     """
 
     amount: Money

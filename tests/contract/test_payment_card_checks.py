@@ -1,5 +1,7 @@
 """What the issuer said of the address and the security code, and challenges that we ask for."""
 
+from dataclasses import replace
+
 import pytest
 
 from steps.gateways.errors import AuthenticationRequiredError, KeyConflictError
@@ -8,17 +10,17 @@ from steps.gateways.sandbox.judge import SandboxJudge
 from tests.contract.gateways import Order
 
 MATCH, NOT_CHECKED = CheckResult.MATCH, CheckResult.NOT_CHECKED
-FINE = CardChecks(avs=MATCH, cvv=MATCH)
+FINE = CardChecks(avs=MATCH, cvv=MATCH, authenticated=False)
 
 
 @pytest.mark.parametrize(
     ("card", "checks"),
     [
         ("ok", FINE),
-        ("cvv_mismatch", CardChecks(avs=MATCH, cvv=CheckResult.MISMATCH)),
-        ("avs_mismatch", CardChecks(avs=CheckResult.MISMATCH, cvv=MATCH)),
-        ("avs_partial", CardChecks(avs=CheckResult.PARTIAL, cvv=MATCH)),
-        ("avs_unchecked", CardChecks(avs=NOT_CHECKED, cvv=MATCH)),
+        ("cvv_mismatch", replace(FINE, cvv=CheckResult.MISMATCH)),
+        ("avs_mismatch", replace(FINE, avs=CheckResult.MISMATCH)),
+        ("avs_partial", replace(FINE, avs=CheckResult.PARTIAL)),
+        ("avs_unchecked", replace(FINE, avs=NOT_CHECKED)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -40,7 +42,7 @@ def test_checks_are_told_once_the_challenge_is_passed(order: Order, judge: Sandb
 
     judge.end_challenge(waiting.value.reference, passed=True)
 
-    assert order.found().card_checks == FINE
+    assert order.found().card_checks == replace(FINE, authenticated=True)
 
 
 def test_a_payer_can_be_asked_to_authenticate(order: Order, judge: SandboxJudge) -> None:
@@ -53,4 +55,11 @@ def test_a_payer_can_be_asked_to_authenticate(order: Order, judge: SandboxJudge)
 
     passed = order.found()
     assert passed.status is ChargeStatus.AUTHORIZED
-    assert passed.card_checks.cvv is CheckResult.MISMATCH
+    assert passed.card_checks == replace(FINE, cvv=CheckResult.MISMATCH, authenticated=True)
+
+
+def test_a_card_that_cannot_be_challenged_is_charged_and_says_so(order: Order) -> None:
+    held = order.authorize("unenrolled", challenge=True)
+
+    assert held.status is ChargeStatus.AUTHORIZED
+    assert held.card_checks == FINE

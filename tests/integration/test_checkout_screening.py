@@ -186,7 +186,7 @@ def test_a_plain_order_is_approved_twice_and_every_rule_is_on_record(
 
     first, second = shop.verdicts(order)
     assert (first.decision, second.decision) == ("approve", "approve")
-    assert [each["rule"] for each in second.opinions] == ["avs_cvv"]
+    assert [each["rule"] for each in second.opinions] == ["avs_cvv", "challenge_met"]
     assert len(first.opinions) > 5
     assert {each["decision"] for each in (*first.opinions, *second.opinions)} == {None}
 
@@ -265,6 +265,14 @@ def test_a_payer_from_elsewhere_authenticates_before_anything_is_held(
     assert shop.state(saga_id) is state
     assert [each.operation for each in shop.judge.effects(order)] == moved
     assert shop.verdicts(order)[0].decision == "challenge"
+
+
+def test_a_card_that_cannot_be_challenged_is_let_go_of(shop: Shop, order: str) -> None:
+    saga_id = shop.sells(order, payer=ABROAD, payment_method="tok_unenrolled")
+
+    assert shop.state(saga_id) is State.COMPENSATED
+    assert [each.operation for each in shop.judge.effects(order)] == ["authorize", "void"]
+    assert shop.verdicts(order)[1].reasons == ["challenge_met"]
 
 
 def test_a_free_order_cannot_be_challenged_and_is_blocked(shop: Shop, order: str) -> None:

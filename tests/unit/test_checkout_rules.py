@@ -49,6 +49,10 @@ def euros(minor: int) -> dict[str, Any]:
     return {"amount": Money(minor=minor, currency="EUR")}
 
 
+def challenged(*, authenticated: bool | None) -> dict[str, Any]:
+    return {"challenged": True, "card_checks": CardChecks(authenticated=authenticated)}
+
+
 @pytest.mark.parametrize(
     ("changes", "decision", "reasons"),
     [
@@ -77,6 +81,10 @@ def euros(minor: int) -> dict[str, Any]:
         ({"card_checks": CardChecks()}, Decision.APPROVE, ()),
         ({"card_checks": CardChecks(cvv=CheckResult.MISMATCH)}, Decision.BLOCK, ("avs_cvv",)),
         ({"card_checks": CardChecks(avs=CheckResult.MISMATCH)}, Decision.REVIEW, ("avs_cvv",)),
+        ({"card_checks": CardChecks(authenticated=False)}, Decision.APPROVE, ()),
+        (challenged(authenticated=True), Decision.APPROVE, ()),
+        (challenged(authenticated=False), Decision.BLOCK, ("challenge_met",)),
+        (challenged(authenticated=None), Decision.REVIEW, ("challenge_met",)),
     ],
     ids=str,
 )
@@ -141,5 +149,5 @@ def test_checks_of_the_card_ask_no_other_rule_and_count_nothing() -> None:
     tracker = Counted()
     verdict = engine(tracker).decide(order(card_checks=CardChecks()))
 
-    assert [each.rule for each in verdict.opinions] == ["avs_cvv"]
+    assert [each.rule for each in verdict.opinions] == ["avs_cvv", "challenge_met"]
     assert not tracker.attempts

@@ -95,6 +95,26 @@ def test_an_address_is_two_checks_and_what_was_not_sent_is_not_told(
     assert answers.card_checks({"latest_charge": None}) == CardChecks()
 
 
+@pytest.mark.parametrize(
+    ("card", "authenticated"),
+    [
+        ({}, None),
+        ({"three_d_secure": None}, False),
+        ({"three_d_secure": {"result": "authenticated"}}, True),
+        ({"three_d_secure": {"result": "attempt_acknowledged"}}, False),
+        ({"three_d_secure": {"result": "exempted"}}, False),
+        ({"three_d_secure": {"result": None}}, False),
+    ],
+    ids=str,
+)
+def test_only_who_authenticated_has_authenticated(
+    card: dict[str, Any], authenticated: bool | None
+) -> None:
+    intent = {"latest_charge": {"payment_method_details": {"card": card}}}
+
+    assert answers.card_checks(intent).authenticated is authenticated
+
+
 def refused(
     status: int, kind: str = INVALID, headers: dict[str, str] | None = None, **said: object
 ) -> stripe.StripeError:

@@ -102,6 +102,7 @@ def _checks(body: Json) -> CardChecks:
     return CardChecks(
         avs=None if avs is None else CheckResult(avs),
         cvv=None if cvv is None else CheckResult(cvv),
+        authenticated=body.get("authenticated"),
     )
 
 

@@ -15,7 +15,7 @@ from steps.gateways.sandbox.form import INTERNAL_ERROR, KEY_CONFLICT, Form
 from steps.gateways.sandbox.journal import Journal
 from steps.gateways.sandbox.ledger import Ledger
 from steps.gateways.sandbox.movements import Command, Movement, Operation, Payment, fold
-from steps.gateways.sandbox.notes import Notes, notes_of
+from steps.gateways.sandbox.notes import AUTHENTICATED_NOTE, Notes, notes_of
 from steps.gateways.sandbox.records import Answer, KeptAnswer, Received
 from steps.gateways.sandbox.rules import (
     CHALLENGE_ENDS,
@@ -145,6 +145,8 @@ class Gateway:
                 effective=answer == "authorized",
                 answer=answer,
             )
+            if answer == "authorized":
+                self._notes.pin(reference, AUTHENTICATED_NOTE)
             return self._must_exist(reference)
 
     def end_refund(self, reference: str, *, failed: bool) -> Payment:

@@ -15,6 +15,8 @@ from steps.gateways.sandbox.ledger import Ledger
 
 _AVS: Final = "card_checks.avs"
 _CVV: Final = "card_checks.cvv"
+AUTHENTICATED_NOTE: Final = {"card_checks.authenticated": "yes"}
+"""The note on a payment whose payer passed a challenge."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS note (
@@ -60,12 +62,16 @@ class Notes:
 
 
 def notes_of(checks: CardChecks) -> dict[str, str]:
-    """The notes that keep them; what was not told is no note."""
+    """The notes that keep what the issuer said; what was not told is no note."""
     told = {_AVS: checks.avs, _CVV: checks.cvv}
     return {name: value for name, value in told.items() if value is not None}
 
 
 def checks_in(notes: Mapping[str, str]) -> CardChecks:
-    """The checks that these notes keep."""
+    """What these notes keep of an authorized payment; the gateway always knows who passed."""
     avs, cvv = notes.get(_AVS), notes.get(_CVV)
-    return CardChecks(avs=CheckResult(avs) if avs else None, cvv=CheckResult(cvv) if cvv else None)
+    return CardChecks(
+        avs=CheckResult(avs) if avs else None,
+        cvv=CheckResult(cvv) if cvv else None,
+        authenticated=notes.items() >= AUTHENTICATED_NOTE.items(),
+    )

@@ -37,6 +37,7 @@ TOKENS: Final[Mapping[str, str]] = {
     "tok_avs_unchecked": "authorized",
     "tok_unchecked": "authorized",
     "tok_untold": "authorized",
+    "tok_unenrolled": "authorized",
     "pm_card_visa": "authorized",
     "pm_card_chargeDeclined": "card_declined",
     "pm_card_chargeDeclinedInsufficientFunds": "insufficient_funds",
@@ -45,6 +46,7 @@ TOKENS: Final[Mapping[str, str]] = {
     "pm_card_avsFail": "authorized",
     "pm_card_avsLine1Fail": "authorized",
     "pm_card_avsUnchecked": "authorized",
+    "pm_card_amex": "authorized",
 }
 """What each payment-method token makes of an authorization; ``pm_`` are Stripe's test cards."""
 
@@ -64,6 +66,10 @@ CARD_CHECKS: Final[Mapping[str, CardChecks]] = {
     "pm_card_avsUnchecked": CardChecks(avs=_NOT_CHECKED, cvv=_MATCH),
 }
 """What the issuer says of the address and the security code, where it is not that both match."""
+
+
+UNENROLLED: Final = frozenset({"tok_unenrolled", "pm_card_amex"})
+"""Cards without 3-D Secure: whoever asks for a challenge is charged without one."""
 
 
 def card_checks(token: str) -> CardChecks:
@@ -140,7 +146,7 @@ def _authorize(command: Command, forced: str | None) -> Verdict:
         return Verdict(status=400, answer="invalid_token", message="no such payment method token")
     if not command.confirms:
         return _AUTHORIZE_VERDICTS[UNCONFIRMED]
-    if outcome == "authorized" and command.challenge:
+    if outcome == "authorized" and command.challenge and command.token not in UNENROLLED:
         return _AUTHORIZE_VERDICTS["requires_action"]
     return _AUTHORIZE_VERDICTS[outcome]
 

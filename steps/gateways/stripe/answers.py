@@ -180,12 +180,22 @@ def _challenge_url(intent: Json) -> str | None:
 def card_checks(intent: Json) -> CardChecks:
     """From the charge of the authorization; of another payment method than a card nothing."""
     details = (intent["latest_charge"] or {}).get("payment_method_details") or {}
-    checks = (details.get("card") or {}).get("checks") or {}
+    card = details.get("card") or {}
+    checks = card.get("checks") or {}
     line1, postal_code, cvc = (
         _check(checks.get(name))
         for name in ("address_line1_check", "address_postal_code_check", "cvc_check")
     )
-    return CardChecks(avs=_together(line1, postal_code), cvv=cvc)
+    return CardChecks(
+        avs=_together(line1, postal_code), cvv=cvc, authenticated=_is_authenticated(card)
+    )
+
+
+def _is_authenticated(card: Json) -> bool | None:
+    """Acknowledged, exempted and whatever else is not the payer's own word; null was not tried."""
+    if "three_d_secure" not in card:
+        return None
+    return (card["three_d_secure"] or {}).get("result") == "authenticated"
 
 
 def _check(word: str | None) -> CheckResult | None:

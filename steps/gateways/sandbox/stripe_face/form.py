@@ -72,6 +72,12 @@ _CVC_CHECK: Final = {
     CheckResult.NOT_CHECKED: "unavailable",
 }
 
+_THREE_D_SECURE: Final = {
+    "authentication_flow": "challenge",
+    "result": "authenticated",
+    "version": "2.2.0",
+}
+
 _ADDRESS_CHECKS: Final = {
     None: (None, None),
     CheckResult.MATCH: ("pass", "pass"),
@@ -213,7 +219,8 @@ class StripeForm:
                     "address_line1_check": line1,
                     "address_postal_code_check": postal_code,
                     "cvc_check": _CVC_CHECK[told.cvv],
-                }
+                },
+                "three_d_secure": _THREE_D_SECURE if told.authenticated else None,
             },
         }
 
