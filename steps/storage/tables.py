@@ -11,11 +11,15 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
+    Uuid,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -90,4 +94,35 @@ shipment = Table(
     Column("tracking_number", Text, nullable=False),
     Column("shipped_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     Index("shipment_order", "order_id"),
+)
+
+webhook = Table(
+    "webhook",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("gateway", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("signed_at", DateTime(timezone=True), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
+    Column("due_at", DateTime(timezone=True), server_default=CLOCK),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("parked_at", DateTime(timezone=True)),
+    Column("processed_at", DateTime(timezone=True)),
+    Column("outcome", Text),
+    Column("note", Text),
+    Column("saga_id", Uuid),
+    UniqueConstraint("gateway", "account", "event_id", name="webhook_once"),
+    CheckConstraint(
+        "(processed_at IS NULL) = (due_at IS NOT NULL)", name="webhook_due_until_processed"
+    ),
+    CheckConstraint("(processed_at IS NULL) = (outcome IS NULL)", name="webhook_ended_whole"),
+    CheckConstraint(
+        "outcome IN ('told', 'nothing_new', 'ignored', 'dismissed')", name="webhook_outcome_known"
+    ),
+    CheckConstraint("tries >= 0", name="webhook_tries_not_negative"),
+    Index("webhook_due", "due_at", postgresql_where=text("processed_at IS NULL")),
+    Index("webhook_age", "processed_at", postgresql_where=text("processed_at IS NOT NULL")),
 )

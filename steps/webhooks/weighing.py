@@ -1,0 +1,193 @@
+"""Compares a payment as it stands at its gateway with what a saga's log knows of it.
+
+Pure: the webhook's own words do not come in, so it is all the same in which order, how late and how
+often webhooks arrive. What a running attempt may be about to record is waited for.
+
+    at the gateway                 in the log                          then
+    challenge answered             authorize_payment waits             the payer answered
+    held or taken                  no such hold, the step ran          an effect is proved
+    taken                          no such capture, the step ran       an effect is proved
+    refund succeeded               the refund is pending               a refund is settled
+    refund failed                  the refund undid a capture          a refund failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.books import movements
+from orchestrator.context import Effect
+from orchestrator.entries import (
+    Direction,
+    MovementSettled,
+    Recorded,
+    StepSettled,
+    StepSucceeded,
+    StepWaiting,
+    UndoFailed,
+)
+from orchestrator.state import SagaState, State, StepState
+from steps.gateways.payment import ChargeResult, ChargeStatus, RefundResult, RefundStatus
+from steps.money import Money
+from steps.payment import AUTHENTICATED, captured_payment, held_payment
+
+AUTHORIZE: Final = "authorize_payment"
+CAPTURE: Final = "capture_payment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayerAnswered:
+    """The payer has answered the challenge that the saga waits for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectProved:
+    """An effect of a step that the log knows nothing of."""
+
+    step: str
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundSettled:
+    """A pending refund is final."""
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundFailed:
+    """A refund that undid a capture has come back."""
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotYet:
+    """The log is about to say something of this: compare again, soon."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Only a person can say what this means."""
+
+    text: str
+
+
+News = PayerAnswered | EffectProved | RefundSettled | RefundFailed
+Finding = News | NotYet | Question
+
+
+def weigh(payment: ChargeResult, state: SagaState, log: Sequence[Recorded]) -> list[Finding]:
+    """Return what the saga of that state and log has to be told of its payment; maybe nothing."""
+    found = [
+        *_of_the_hold(payment, state),
+        *_of_the_capture(payment, state),
+        *(each for refund in payment.refunds for each in _of_a_refund(refund, state, log)),
+    ]
+    if state.phase is State.RESOLVED and found:
+        question = f"the saga was resolved, and {payment.reference} has moved since"
+        return [Question(text=f"{question}: {payment.status}, refunded {payment.refunded}")]
+    return found
+
+
+def _of_the_hold(payment: ChargeResult, state: SagaState) -> Iterator[Finding]:
+    step = state.step(AUTHORIZE)
+    if payment.status is ChargeStatus.REQUIRES_ACTION or _knows(step, payment.reference):
+        return
+    if step.is_open:
+        yield NotYet(reason=f"{AUTHORIZE} is running")
+    elif _waits(step, state):
+        heard = len(state.signals.get(AUTHENTICATED, ()))
+        if heard <= step.signals_used.get(AUTHENTICATED, 0):
+            yield PayerAnswered()
+    elif not payment.status.holds_money:
+        return
+    elif not step.forward.attempts:
+        yield NotYet(reason=f"the saga has not come to {AUTHORIZE}")
+    elif _is_first_of(step, state) and payment.amount != _price(state):
+        yield Question(text=_differs("holds", payment, state))
+    else:
+        yield EffectProved(step=AUTHORIZE, effect=held_payment(payment))
+
+
+def _of_the_capture(payment: ChargeResult, state: SagaState) -> Iterator[Finding]:
+    step = state.step(CAPTURE)
+    if payment.captured == payment.refunded or _knows(step, payment.reference):
+        return
+    if step.is_open:
+        yield NotYet(reason=f"{CAPTURE} is running")
+    elif not step.forward.attempts:
+        if state.phase is not State.RUNNING:  # else our own capture comes, and finds it taken
+            yield Question(text=f"{payment.reference} was captured, and not by the saga")
+    elif _is_first_of(step, state) and payment.captured - payment.refunded != _price(state):
+        yield Question(text=_differs("took", payment, state))
+    else:
+        yield EffectProved(step=CAPTURE, effect=captured_payment(payment))
+
+
+def _of_a_refund(
+    refund: RefundResult, state: SagaState, log: Sequence[Recorded]
+) -> Iterator[Finding]:
+    if refund.status is RefundStatus.PENDING:
+        return
+    if refund.reference not in _told_of(log):
+        if state.phase is State.COMPENSATING:
+            yield NotYet(reason=f"refund {refund.reference} is not in the log yet")
+    elif refund.status is RefundStatus.SUCCEEDED:
+        if any(each.reference == refund.reference and each.is_pending for each in movements(log)):
+            yield RefundSettled(reference=refund.reference)
+    elif refund.reference in _undone_by(state.step(CAPTURE)):
+        yield RefundFailed(reference=refund.reference)
+
+
+def _knows(step: StepState, reference: str) -> bool:
+    return any(each.reference == reference for each in step.effects)
+
+
+def _waits(step: StepState, state: SagaState) -> bool:
+    return (
+        state.phase is State.RUNNING
+        and not step.effects
+        and isinstance(step.forward.last, StepWaiting)
+    )
+
+
+def _is_first_of(step: StepState, state: SagaState) -> bool:
+    """Whether it would count as the step's own, for steps after it to work with."""
+    return not step.effects and state.phase is State.RUNNING
+
+
+def _price(state: SagaState) -> Money:
+    return Money(minor=state.payload["amount_minor"], currency=state.payload["currency"])
+
+
+def _differs(verb: str, payment: ChargeResult, state: SagaState) -> str:
+    return f"{payment.reference} {verb} {payment.amount}, and the order costs {_price(state)}"
+
+
+def _told_of(log: Sequence[Recorded]) -> set[str]:
+    """The references of refunds that the log speaks of, whatever became of them."""
+    told = {each.reference for each in movements(log) if each.is_undo and each.reference}
+    for each in log:
+        match each.entry:
+            case UndoFailed(reference=reference) | MovementSettled(reference=reference):
+                told.add(reference)
+            case (
+                StepSucceeded(direction=Direction.COMPENSATE, reference=str(reference))
+                | StepSettled(direction=Direction.COMPENSATE, reference=str(reference))
+            ):
+                told.add(reference)
+            case _:
+                pass
+    return told
+
+
+def _undone_by(step: StepState) -> set[str]:
+    """The references of what stands for the capture's undoing now."""
+    named = {each.undo_reference for each in step.effects if each.covered}
+    return {each for each in (step.undo_reference, *named) if each is not None}
