@@ -10,12 +10,12 @@ from typing import Any, Self
 from orchestrator.definition import SagaDefinition
 from orchestrator.entries import Json, Recorded, SagaMigrated, SagaParked, SagaStarted
 from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
+from orchestrator.shown_payload import shown
 from orchestrator.storage.reads import AttemptRow, SagaSummary
 from orchestrator.storage.signals import Undelivered
 from recovery.cli.output import instant
 from recovery.cli.preview_page import money_text
 from recovery.cli.saga_values import saga_values
-from recovery.cli.shown_payload import shown
 from recovery.operator.recommending import Advice
 from recovery.timeline import Line, timeline
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recovery.cli.shown_payload import HIDDEN, shown
+from orchestrator.shown_payload import HIDDEN, shown
 from steps.checkout import checkout
 
 PAYLOAD = {"order_id": "A-1", "units": 1, "payment_method": "tok_ok"}
