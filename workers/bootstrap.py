@@ -6,6 +6,7 @@ them, and a fork starts with none.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -31,9 +32,13 @@ from steps.fraud import checkout_engine
 from steps.fraud_engine import FraudEngine
 from steps.gateways.carrier import Carrier
 from steps.gateways.payment import PaymentGateway
+from steps.gateways.webhooks import WebhookVerifier
 from steps.storage.shop_database import ShopDatabase
 from steps.storage.velocity import PostgresVelocityTracker
+from steps.storage.webhook_inbox import WebhookRows
 from steps.velocity import VelocityTracker
+from steps.webhooks.inbox import WebhookInbox
+from steps.webhooks.looking import Looking
 from workers.broker import broker_configuration
 from workers.hand_off import CeleryDoorbell
 from workers.resilience.guards import Numbers, SharedGuards
@@ -159,6 +164,32 @@ def build_coordinator(
         lease=settings.lease,
         drains=drains,
     )
+
+
+def webhook_inbox(
+    settings: Settings, *, database: Database | None = None, client: SagaClient | None = None
+) -> WebhookInbox:
+    """Return the inbox of the gateways' webhooks; opens nothing before its first call.
+
+    Args:
+        database, client: of a process that has them; else they are built for the inbox alone.
+
+    Raises:
+        SettingsError: no database is set, or the gateway lacks its key or its client.
+    """
+    if database is None:
+        engine = build_engine(settings, pool_size=CLIENT_CONNECTIONS, name="amends webhooks")
+        database = Database(engine)
+    if client is None:
+        client = SagaClient(
+            database.engine, build_doorbell(settings), definitions=definitions(settings)
+        )
+    gateways: dict[str, Callable[[], PaymentGateway]] = {}
+    if settings.has_gateway:
+        _check_gateway(settings)
+        gateways[settings.gateway] = functools.cache(lambda: payment_gateway(settings))
+    verifiers = {name: WebhookVerifier(known) for name, known in settings.webhook_secrets.items()}
+    return WebhookInbox(WebhookRows(database), verifiers, Looking(database, client, gateways))
 
 
 def _outside_parts(settings: Settings, database: Database) -> Mapping[type, Callable[[], Any]]:

@@ -10,7 +10,8 @@ import base64
 import os
 import re
 import shlex
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ from pydantic_settings import (
 from orchestrator.errors import AmendsError
 from orchestrator.guarding import Rate
 from steps.fraud_rules import blocklist_rule
+from steps.gateways.webhooks import WebhookSecret
 
 PREFIX = "AMENDS_"
 Pool = Literal["threads", "prefork", "solo"]
@@ -77,10 +79,15 @@ class Settings(BaseSettings):
         keep_days: how long ended sagas are kept at least: the longest life of a gateway's key and
             the time in which books are still reconciled.
         workers_sweep: whether workers sweep too; without, `amends sweep` must run somewhere.
+        sandbox_webhook_secrets, stripe_webhook_secrets: what the gateway signs its webhooks with;
+            several while one takes another's place, each as ``secret`` or ``secret@end``.
         alert_url: where alerts are posted; signed with each secret in `alert_secret`.
         alert_command: program and arguments that are given alerts, one at a time.
         alert_unknown_seconds: how long an outcome may be unknown before somebody is told.
         alert_missed_sweeps: how many sweeps may be missed before somebody is told.
+        reconcile_hour: from which hour of the gateway's day beat has yesterday reconciled; without
+            one it does not.
+        reconcile_sagas: definitions whose money the gateway moves; empty means all.
     """
 
     model_config = SettingsConfigDict(
@@ -129,13 +136,17 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(25.0, ge=0)
     keep_days: int = Field(90, ge=1)
     workers_sweep: bool = True
+    sandbox_webhook_secrets: str | None = Field(None, repr=False)
+    stripe_webhook_secrets: str | None = Field(None, repr=False)
     alert_url: str | None = Field(None, repr=False)
     alert_secret: str | None = Field(None, repr=False, validate_default=True)
     alert_command: Names = Field((), repr=False)
     alert_unknown_seconds: float = Field(900.0, gt=0)
     alert_missed_sweeps: int = Field(3, ge=1)
+    reconcile_hour: int | None = Field(None, ge=0, le=23)
+    reconcile_sagas: Names = ()
 
-    @field_validator("sagas", "queues", mode="before")
+    @field_validator("sagas", "queues", "reconcile_sagas", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -173,6 +184,13 @@ class Settings(BaseSettings):
         for each in (value or "").split():
             if not _is_webhook_secret(each):
                 raise ValueError("must be whsec_ and then 24 to 64 random bytes in base64")
+        return value
+
+    @field_validator("sandbox_webhook_secrets", "stripe_webhook_secrets")
+    @classmethod
+    def _readable_secrets(cls, value: str | None) -> str | None:
+        if value is not None:
+            webhook_secrets_of(value)
         return value
 
     @field_validator("log_level", mode="before")
@@ -240,6 +258,12 @@ class Settings(BaseSettings):
         return self.gateway == "stripe" or self.gateway_url is not None
 
     @property
+    def webhook_secrets(self) -> Mapping[str, Sequence[WebhookSecret]]:
+        """What each gateway signs its webhooks with; those without a secret deliver nothing."""
+        given = {"sandbox": self.sandbox_webhook_secrets, "stripe": self.stripe_webhook_secrets}
+        return {name: webhook_secrets_of(text) for name, text in given.items() if text is not None}
+
+    @property
     def is_redis(self) -> bool:
         """Whether the broker speaks Redis' protocol."""
         return self.broker_url is not None and self.broker_url.startswith(
@@ -300,6 +324,27 @@ def rate_of(text: str) -> Rate:
     """
     item = limits.parse(text)
     return Rate(item.amount, per=timedelta(seconds=item.get_expiry()))
+
+
+def webhook_secrets_of(text: str) -> Sequence[WebhookSecret]:
+    """Return the secrets that a text like ``new old@2027-01-31T00:00Z`` means.
+
+    Raises:
+        ValueError: it means none, or an end is no instant with a zone.
+    """
+    secrets = []
+    for each in text.split():
+        value, _, end = each.partition("@")
+        try:
+            valid_until = datetime.fromisoformat(end) if end else None
+        except ValueError:
+            raise ValueError(
+                "the end of a secret, after its @, is like 2027-01-31T00:00Z"
+            ) from None
+        secrets.append(WebhookSecret(value=value, valid_until=valid_until))
+    if not secrets:
+        raise ValueError("there is no secret in it")
+    return secrets
 
 
 class _NamedFiles(PydanticBaseSettingsSource):
