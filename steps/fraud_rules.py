@@ -176,7 +176,8 @@ def velocity_rule(
         if who is None:
             return None
         subject = f"{kind}:{hashlib.sha256(who.encode()).hexdigest()}"
-        return finds if tracker.record(subject, context.attempt_id, window) > limit else None
+        count = tracker.record(subject, context.attempt_id, window, up_to=limit + 1)
+        return finds if count > limit else None
 
     return Rule(name=f"velocity_{kind}", judge=judge)
 

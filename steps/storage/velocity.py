@@ -31,22 +31,26 @@ class PostgresVelocityTracker:
     def __init__(self, engine: sqlalchemy.Engine) -> None:
         self._engine = engine.execution_options(isolation_level="READ COMMITTED")
 
-    def record(self, subject: str, attempt_id: str, window: timedelta) -> int:
+    def record(
+        self, subject: str, attempt_id: str, window: timedelta, *, up_to: int | None = None
+    ) -> int:
         """Keep the attempt once and return the count of its window, as the protocol says.
 
         Subjects are stored as given: pass a digest of what names a person.
         """
         ours = (fraud_attempt.c.subject == subject, fraud_attempt.c.attempt_id == attempt_id)
         moment = select(fraud_attempt.c.recorded_at).where(*ours).scalar_subquery()
-        count = (
-            select(func.count())
-            .select_from(fraud_attempt)
+        counted = (
+            select(fraud_attempt.c.recorded_at)
             .where(
                 fraud_attempt.c.subject == subject,
                 fraud_attempt.c.recorded_at > moment - window,
                 fraud_attempt.c.recorded_at <= moment,
             )
+            .limit(up_to)
+            .subquery()
         )
+        count = select(func.count()).select_from(counted)
 
         def write() -> int:
             with self._engine.begin() as connection:

@@ -59,6 +59,14 @@ def test_different_attempts_at_once_never_see_the_same_count(pool: Any) -> None:
     assert sorted(counts) == list(range(1, 33))
 
 
+def test_counting_may_stop_where_it_is_enough(pool: Any) -> None:
+    tracker = PostgresVelocityTracker(pool)
+    counts = [tracker.record("s", f"a-{number}", HOUR, up_to=3) for number in range(5)]
+
+    assert counts == [1, 2, 3, 3, 3]
+    assert tracker.record("s", "a-4", HOUR) == 5
+
+
 def test_a_hundred_attempts_in_several_processes_are_counted_exactly(database: str) -> None:
     crowd = [
         subprocess.Popen(

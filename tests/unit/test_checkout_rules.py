@@ -23,8 +23,10 @@ class Counted:
     def __init__(self) -> None:
         self.attempts: defaultdict[str, set[str]] = defaultdict(set)
 
-    def record(self, subject: str, attempt_id: str, window: timedelta) -> int:
-        assert window == timedelta(hours=1)
+    def record(
+        self, subject: str, attempt_id: str, window: timedelta, *, up_to: int | None = None
+    ) -> int:
+        assert (window, up_to) == (timedelta(hours=1), LIMIT + 1)
         self.attempts[subject].add(attempt_id)
         return len(self.attempts[subject])
 

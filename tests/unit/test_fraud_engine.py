@@ -186,8 +186,10 @@ def test_known_countries_that_differ_are_reviewed() -> None:
 
 def test_a_tracker_that_cannot_count_sends_the_order_to_review() -> None:
     class Down:
-        def record(self, subject: str, attempt_id: str, window: timedelta) -> int:
-            raise ConnectionError(subject, attempt_id, window)
+        def record(
+            self, subject: str, attempt_id: str, window: timedelta, *, up_to: int | None = None
+        ) -> int:
+            raise ConnectionError(subject, attempt_id, window, up_to)
 
     rule = velocity_rule(Down(), limit=3, window=timedelta(hours=1))
 
