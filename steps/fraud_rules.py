@@ -113,15 +113,15 @@ def _plain(text: str) -> str:
 
 
 def normalised_ip(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The address itself; an IPv4 address written as IPv6 is one of IPv4.
+    """The address itself, without a zone; an IPv4 address written as IPv6 is one of IPv4.
 
     Raises:
         ValueError: it is no IP address.
     """
     address = ipaddress.ip_address(ip.strip())
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
 
 
 def avs_cvv_rule(

@@ -121,6 +121,7 @@ def test_rules_without_an_opinion_are_kept_too() -> None:
         (lambda n: {"email": f"O.ne+{n}@gmail.com"}, "velocity_email"),
         (lambda _: {"ip": "198.51.100.7"}, "velocity_ip"),
         (lambda n: {"ip": f"2001:db8:1:2:{n}::1"}, "velocity_ip"),
+        (lambda n: {"ip": f"2001:db8:1:2::1%{n}"}, "velocity_ip"),
     ],
 )
 def test_one_attempt_too_many_of_one_payer_is_reviewed(same: Any, reason: str) -> None:

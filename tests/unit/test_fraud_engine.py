@@ -117,6 +117,7 @@ def test_one_mailbox_has_one_spelling(local: str, domain: str) -> None:
         ({"email": "no address"}, "review"),
         ({"ip": "203.0.113.9"}, "block"),
         ({"ip": "::ffff:203.0.113.9"}, "block"),
+        ({"ip": "2001:db8::9%eth0"}, "block"),
         ({"ip": "203.0.114.9"}, "approve"),
         ({"ip": "nonsense"}, "review"),
         ({"ip": "nonsense", "email": "jdoe@gmail.com"}, "block"),
@@ -126,7 +127,7 @@ def test_one_mailbox_has_one_spelling(local: str, domain: str) -> None:
     ids=str,
 )
 def test_the_blocklist(known: dict[str, str], decision: str) -> None:
-    rule = blocklist_rule(["jdoe@gmail.com", "@BAD.example", "203.0.113.0/24"])
+    rule = blocklist_rule(["jdoe@gmail.com", "@BAD.example", "203.0.113.0/24", "2001:db8::/64"])
 
     assert FraudEngine([rule], 100).decide(order(**known)).decision == decision
 
