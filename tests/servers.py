@@ -9,6 +9,7 @@ They end with the session; a watchdog ends them, and removes their files, when p
 
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ Migrate = Callable[[str], object]
 
 _POSTGRES_SOURCES: dict[str, Source | None] = {"": None, "15": "debian", "18": "wheel"}
 _TEMPLATE = "template_of_tests"
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the directories in it have random names
+_ROOM_BYTES = 4 << 30
+"""What the servers of several pytest processes may fill: mostly with write-ahead log."""
 
 
 class Databases:
@@ -58,11 +62,20 @@ def postgres_source() -> Source | None:
     return _POSTGRES_SOURCES[version]
 
 
+def scratch(prefix: str = "amends-tests-") -> Path:
+    """A new directory for servers: in memory if there is room, where a database is made in no time.
+
+    What is in memory survives every process, as without `fsync` it must; more is not asked of it.
+    """
+    has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=_MEMORY if has_room else None))
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[RunningServers]:
     """The pair of this pytest process."""
     with start(
-        Path(tempfile.mkdtemp(prefix="amends-tests-")),
+        scratch(),
         durable=False,
         watchdog=True,
         ephemeral=True,

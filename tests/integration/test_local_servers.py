@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from tests.integration.local_server_processes import (
     wait_until,
     write_mark,
 )
+from tests.servers import scratch
 from workers.local_servers.discovery import Source
 from workers.local_servers.errors import LocalServerError, ServerStartError
 from workers.local_servers.launcher import choose_launcher
@@ -47,7 +47,7 @@ IS_ROOT = os.geteuid() == 0
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory for servers; the test fails if a process of it is left, and it is killed."""
-    base = Path(tempfile.mkdtemp(prefix="amends-servers-"))
+    base = scratch("amends-servers-")
     try:
         yield base / "servers"
         left = [process.cmdline() for process in processes_of(base)]
