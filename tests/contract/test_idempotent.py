@@ -619,13 +619,18 @@ def test_a_cancelled_caller_leaves_a_call_that_ends_and_is_kept(store: Idempoten
 
 
 def test_a_loop_that_ends_leaves_an_unknown(store: IdempotencyStore) -> None:
+    is_at_work = asyncio.Event()
+
     @idempotent(store, scope=SCOPE)
     async def charge(idempotency_key: str) -> None:
+        is_at_work.set()
         await asyncio.Event().wait()
 
     async def impatient() -> None:
+        call = asyncio.ensure_future(charge("order-1"))
+        await is_at_work.wait()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(charge("order-1"), timeout=SHORT)
+            await asyncio.wait_for(call, timeout=SHORT)
 
     asyncio.run(impatient())
     until(lambda: [each.call.key for each in store.unknown()] == ["order-1"])
