@@ -23,8 +23,10 @@ from orchestrator.storage.database import Moved
 from orchestrator.storage.processes import Processes
 from recovery.alerts.in_worker import AlertsInWorker
 from recovery.isolation import child_environment
+from recovery.reconciliation.nightly import LOOK_EVERY_SECONDS, RECONCILE, reconcile_if_due
 from recovery.sweep_loop import SweepLoop, sweeper_process
 from recovery.sweeper import Sweeper, SweepReport
+from recovery.webhook_loop import PROCESS_WEBHOOKS, WebhookLoop
 from workers.celery import app
 from workers.children import on_child_death
 from workers.lifecycle import runs_steps_itself
@@ -56,6 +58,20 @@ def sweep() -> None:
         emit("sweep.failed", error=str(error))
 
 
+def _webhooks() -> WebhookLoop:
+    runtime = app.runtime()
+    return WebhookLoop.of(app.settings, runtime.database, runtime.client)
+
+
+webhooks = PerProcess(_webhooks)
+
+
+@app.task(name=PROCESS_WEBHOOKS, queue=app.conf.task_default_queue, shared=False)
+def process_webhooks() -> None:
+    """Process the webhooks that are due; what beat sends."""
+    webhooks().run_once()
+
+
 app.conf.beat_schedule = {
     **(app.conf.beat_schedule or {}),
     SWEEP: {
@@ -64,7 +80,26 @@ app.conf.beat_schedule = {
         # Ticks that nobody took are dropped, instead of piling up in front of a stopped worker.
         "options": {"expires": app.settings.sweep_seconds},
     },
+    PROCESS_WEBHOOKS: {
+        "task": PROCESS_WEBHOOKS,
+        "schedule": app.settings.sweep_seconds,
+        "options": {"expires": app.settings.sweep_seconds},
+    },
 }
+
+
+@app.task(name=RECONCILE, queue=app.conf.task_default_queue, shared=False)
+def reconcile() -> None:
+    """Reconcile yesterday once its hour has come; what beat sends, and any worker may take."""
+    reconcile_if_due(app.settings, app.runtime().database, app.definitions)
+
+
+if app.settings.reconcile_hour is not None:
+    app.conf.beat_schedule[RECONCILE] = {
+        "task": RECONCILE,
+        "schedule": LOOK_EVERY_SECONDS,
+        "options": {"expires": LOOK_EVERY_SECONDS},
+    }
 
 
 class SweeperInWorker(bootsteps.StartStopStep):
@@ -95,6 +130,26 @@ class SweeperInWorker(bootsteps.StartStopStep):
         if self._loop is not None and self._thread is not None:
             self._loop.stop()
             self._thread.join(timeout=STOP_SECONDS)
+
+
+class WebhooksInWorker(bootsteps.StartStopStep):
+    """Processes webhooks in a thread of a worker that sweeps: a slow gateway delays no sweep."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self.enabled = runs_steps_itself(worker) and worker.app.settings.workers_sweep
+        self._loop: WebhookLoop | None = None
+
+    def start(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Start the thread; nothing is opened before its first run."""
+        self._loop = _webhooks().start()
+
+    def stop(self, worker: Any) -> None:  # noqa: ARG002 - likewise
+        """Process no more; whoever goes on has the rows."""
+        if self._loop is not None:
+            self._loop.stop()
 
 
 class SweeperBesideWorker(bootsteps.StartStopStep):
@@ -182,5 +237,6 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 
 app.steps["worker"].add(SweeperInWorker)
+app.steps["worker"].add(WebhooksInWorker)
 app.steps["worker"].add(SweeperBesideWorker)
 app.steps["worker"].add(AlertsInWorker)

@@ -242,6 +242,20 @@ def payment_gateway(settings: Settings) -> PaymentGateway:
     return SandboxGateway(settings.gateway_url, timeout=settings.gateway_timeout)
 
 
+@contextmanager
+def lent_gateway(settings: Settings) -> Iterator[PaymentGateway]:
+    """Lend the payment gateway to a command or a task; its connections end with the block.
+
+    Raises:
+        SettingsError: see `payment_gateway`.
+    """
+    gateway: Any = payment_gateway(settings)
+    try:
+        yield gateway
+    finally:
+        gateway.close()
+
+
 def _check_gateway(settings: Settings) -> None:
     """Refuse at the start of a worker what would otherwise fail in the middle of an order."""
     if settings.gateway != "stripe":

@@ -89,6 +89,15 @@ WHERE NOT {_SWEEPER_SEEN}
 {_ONCE}
 """
 
+RAISE_DISCREPANCY = f"""
+{_INSERT}
+SELECT gen_random_uuid(), 'discrepancy', %(about)s, %(saga_id)s::uuid,
+    coalesce((SELECT jsonb_build_object({_SAGA}) FROM amends.saga s WHERE s.id = %(saga_id)s::uuid),
+        '{{}}') || %(data)s::jsonb,
+    clock_timestamp()
+{_ONCE}
+"""
+
 IS_SWEPT = f"SELECT {_SWEEPER_SEEN}"
 
 _CLOSED = f"due_at = NULL, closed_at = clock_timestamp(), closed_by = '{MOVED_ON}'"
@@ -125,6 +134,12 @@ RETURNING {_COLUMNS}
 CLOSE_SILENT = f"""
 {_OVER}
 WHERE about = 'sweepers' AND kind = 'sweeper_silent' AND {_SWEEPER_SEEN}
+RETURNING {_COLUMNS}
+"""
+
+CLOSE_DISCREPANCIES = f"""
+{_OVER}
+WHERE about = ANY(%(abouts)s::text[]) AND kind = 'discrepancy'
 RETURNING {_COLUMNS}
 """
 

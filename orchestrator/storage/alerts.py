@@ -6,6 +6,7 @@ An alert is about something, and raised once for it (unique about, kind):
                                     so parking again later is another alert.
     saga_overdue, sweeper_silent    `about` is `sagas` and `sweepers` for as long as it lasts. When
                                     it is over the row is renamed, so the next time is another one.
+    discrepancy                     `about` is chosen by who raises it, and renamed in the same way.
 
 Acknowledging closes the row and leaves `about` as it is: the same thing is not raised again.
 Everything is safe to do from many processes at once. What is due is taken under SKIP LOCKED and its
@@ -15,7 +16,8 @@ another one sends again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -36,6 +38,7 @@ class AlertKind(StrEnum):
     UNKNOWN_TOO_LONG = "unknown_too_long"
     SAGA_OVERDUE = "saga_overdue"
     SWEEPER_SILENT = "sweeper_silent"
+    DISCREPANCY = "discrepancy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,17 @@ class Alerts:
         """One while no sweeper was seen for that long."""
         return self._write(statements.RAISE_SILENT, {"age": age_seconds})
 
+    def raise_discrepancy(
+        self, about: str, saga_id: UUID | None, data: Mapping[str, Json]
+    ) -> list[Alert]:
+        """One for a movement of money in which our books and others' differ.
+
+        Args:
+            data: reason, question, and the command to type next.
+        """
+        values = {"about": about, "saga_id": saga_id, "data": json.dumps(data)}
+        return self._write(statements.RAISE_DISCREPANCY, values)
+
     def is_swept(self, age_seconds: float) -> bool:
         """Whether a sweeper was seen within that time."""
         return bool(self._database.run(statements.IS_SWEPT, {"age": age_seconds})[0][0])
@@ -128,6 +142,10 @@ class Alerts:
     def close_silent(self, age_seconds: float) -> list[Alert]:
         """Let it be over when a sweeper was seen within that time."""
         return self._write(statements.CLOSE_SILENT, {"age": age_seconds})
+
+    def close_discrepancies(self, abouts: Sequence[str]) -> list[Alert]:
+        """Let these be over."""
+        return self._write(statements.CLOSE_DISCREPANCIES, {"abouts": list(abouts)})
 
     def close(self, ids: Sequence[UUID]) -> list[Alert]:
         """Close these because their reason is gone."""

@@ -61,6 +61,8 @@ def _question(alert: Alert) -> str:
             seen = known["last_seen_at"]
             since = "ever" if seen is None else f"since {seen}"
             return f"No sweeper was seen {since}: is one running?"
+        case AlertKind.DISCREPANCY:
+            return str(known["question"])
 
 
 def _next_command(alert: Alert) -> str:
@@ -69,3 +71,5 @@ def _next_command(alert: Alert) -> str:
             return f"amends show {alert.saga_id}"
         case AlertKind.SAGA_OVERDUE | AlertKind.SWEEPER_SILENT:
             return "amends doctor"
+        case AlertKind.DISCREPANCY:
+            return str(alert.data["next"])

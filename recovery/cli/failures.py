@@ -49,6 +49,7 @@ class ExitCode(IntEnum):
     CONFLICT = 5, "conflict: wrong state, key in use"
     UNREACHABLE = 6, "a server that is needed cannot be reached"
     LEFT_BEHIND = 7, "sagas are in flight that this build cannot finish or take back"
+    DISCREPANCIES = 8, "a reconciled day has something open"
     INTERRUPTED = 130, "interrupted"
 
 

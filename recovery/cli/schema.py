@@ -1,4 +1,4 @@
-"""``amends migrate``: the schemas of the engine and, if asked for, of the checkout."""
+"""``amends migrate``: the schemas of the engine, reconciliation and, if asked, the checkout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from orchestrator.storage import migrate
 from orchestrator.storage.migrate import ENGINE_SCHEMA, Schema
 from recovery.cli.failures import ExitCode, Failure
 from recovery.cli.session import Session, pass_session
+from recovery.reconciliation.storage.schema import RECONCILIATION_SCHEMA
 from steps.storage.schema import SHOP_SCHEMA
 
 
@@ -23,7 +24,8 @@ def migrate_command(session: Session, checkout: bool, sql: bool, check: bool) ->
     """
     if sql and check:
         raise click.UsageError("--sql and --check exclude each other")
-    schemas = [ENGINE_SCHEMA, SHOP_SCHEMA] if checkout else [ENGINE_SCHEMA]
+    shop = [SHOP_SCHEMA] if checkout else []
+    schemas = [ENGINE_SCHEMA, *shop, RECONCILIATION_SCHEMA]
     if sql:
         return _print_sql(session, schemas)
     if check:

@@ -15,6 +15,7 @@ from orchestrator.storage.database import Database
 from orchestrator.storage.migrate import ENGINE_SCHEMA
 from orchestrator.storage.vital_signs import VitalSigns
 from recovery.doctor.findings import Finding, fail, ok, warn
+from recovery.reconciliation.storage.schema import RECONCILIATION_SCHEMA
 from steps.storage.schema import SHOP_SCHEMA
 from workers.settings import Settings
 
@@ -49,8 +50,9 @@ def database(known: Database) -> Iterator[Finding]:
 
 
 def schemas(engine: Any) -> Iterator[Finding]:
-    """The tables are those of this version; the shop's are needed by the checkout only."""
-    for schema, judge in ((ENGINE_SCHEMA, fail), (SHOP_SCHEMA, warn)):
+    """The tables are those of this version; not all of them are needed by everybody."""
+    known = ((ENGINE_SCHEMA, fail), (RECONCILIATION_SCHEMA, warn), (SHOP_SCHEMA, warn))
+    for schema, judge in known:
         found, wanted = migrate.version(engine, schema), migrate.head(schema)
         name = f"schema {schema.name}"
         if found == wanted:

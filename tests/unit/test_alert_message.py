@@ -21,6 +21,8 @@ DATA: dict[AlertKind, dict[str, Any]] = {
     AlertKind.UNKNOWN_TOO_LONG: OF_SAGA | {"step": "pay", "direction": "forward", "since": "09:00"},
     AlertKind.SAGA_OVERDUE: OF_SAGA | {"due_at": "09:00"},
     AlertKind.SWEEPER_SILENT: {"last_seen_at": None},
+    AlertKind.DISCREPANCY: OF_SAGA
+    | {"reason": "missing_gateway", "question": "Did it?", "next": "amends discrepancies"},
 }
 
 

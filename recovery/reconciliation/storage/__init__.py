@@ -1,0 +1,1 @@
+"""The comparison in SQL, and what it found, as rows."""

@@ -1,0 +1,1 @@
+"""Reconciliation's migrations; `orchestrator.storage.migrate` runs them for their `Schema`."""
