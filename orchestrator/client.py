@@ -8,40 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from orchestrator.context import Effect, Movement
 from orchestrator.definition import SagaDefinition
 from orchestrator.definitions import Definitions
-from orchestrator.doorbell import Doorbell, Ring, SilentDoorbell, ring_each
+from orchestrator.doorbell import Doorbell, SilentDoorbell
 from orchestrator.entries import Json
-from orchestrator.errors import (
-    AmendsError,
-    ConcurrentStartError,
-    IdempotencyConflictError,
-    LogUnavailableError,
-    SagaLockedError,
-    SagaNotFoundError,
-    WaitTimeoutError,
-)
+from orchestrator.errors import SagaNotFoundError, WaitTimeoutError
 from orchestrator.folding import replay
-from orchestrator.instrumentation import emit
 from orchestrator.mover import Mover
-from orchestrator.new_sagas import Origin, Payload, new_saga
+from orchestrator.new_sagas import Origin, Payload
 from orchestrator.outside_facts import Cancellation, OutsideFacts
+from orchestrator.starting import NotStarted, Started, Starting
 from orchestrator.state import State
-from orchestrator.storage.callers_transaction import (
-    CallersTransaction,
-    HiddenHolderError,
-    Transaction,
-)
-from orchestrator.storage.database import Database, LockHeld, Moved
+from orchestrator.storage.callers_transaction import Transaction
+from orchestrator.storage.database import Database
 from orchestrator.storage.reads import Reads, SagaSummary
-from orchestrator.storage.rows import NewSaga
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.signals import Signals
 from orchestrator.storage.tombstones import Tombstones
@@ -49,26 +34,7 @@ from orchestrator.storage.tombstones import Tombstones
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-BATCH = 500
-START_TRIES = 6
-"""Two bulk starts of the same keys may lose to each other; more often than this is overload."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """The saga that holds the key; `created` is False when it existed before."""
-
-    id: UUID
-    key: str
-    created: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotStarted:
-    """A row of a bulk start that was refused, and why."""
-
-    key: str
-    error: AmendsError
+__all__ = ["NotStarted", "SagaClient", "Started"]
 
 
 class SagaClient:
@@ -91,23 +57,14 @@ class SagaClient:
         on_close: Callable[[], object] = lambda: None,
     ) -> None:
         database = Database(engine)
+        doorbell = doorbell or SilentDoorbell()
+        definitions = definitions or Definitions()
+        signals = Signals(database)
         self._log = SagaLog(database)
         self._reads = Reads(database)
-        self._outside = OutsideFacts(
-            self._log,
-            self._reads,
-            Signals(database),
-            Mover(
-                self._log,
-                Signals(database),
-                Tombstones(database),
-                definitions or Definitions(),
-                doorbell or SilentDoorbell(),
-            ),
-        )
-        self._doorbell = doorbell or SilentDoorbell()
-        self._has_doorbell = not isinstance(self._doorbell, SilentDoorbell)
-        self._definitions = definitions or Definitions()
+        mover = Mover(self._log, signals, Tombstones(database), definitions, doorbell)
+        self._outside = OutsideFacts(self._log, self._reads, signals, mover)
+        self._starting = Starting(self._log, definitions, doorbell, self._outside.look)
         self._on_close = on_close
 
     def close(self) -> None:
@@ -150,26 +107,9 @@ class SagaClient:
                 caller's transaction goes on.
             LogUnavailableError: Postgres did not answer. Repeat the start: it is idempotent.
         """
-        caller = None if session is None else CallersTransaction(session)
-        will_ring = self._has_doorbell and (caller is None or caller.tells_commit)
-        saga = new_saga(
-            self._named(definition),
-            payload,
-            key,
-            will_ring=will_ring,
-            trace=trace,
-            origin=origin or Origin(),
+        return self._starting.one(
+            definition, payload, key=key, session=session, trace=trace, origin=origin
         )
-        if caller is None:
-            created = self._commit([saga])
-            self._begin([saga] if created else [])
-        else:
-            created = self._start_inside(saga, caller)
-        if saga.id in created:
-            if caller is None:
-                _tell_started(saga)
-            return Started(id=saga.id, key=key, created=True)
-        return self._existing(saga, caller)
 
     def start_many(
         self,
@@ -181,119 +121,7 @@ class SagaClient:
         Yields one answer per row, in order. A refused row (bad payload, key conflict) does not stop
         the others. Safe to repeat from the beginning after a crash.
         """
-        known = self._named(definition)
-        rows = iter(payloads)
-        while batch := list(islice(rows, BATCH)):
-            yield from self._start_batch(known, batch)
-
-    def _start_batch(
-        self, definition: SagaDefinition[Any], batch: Sequence[tuple[str, Payload]]
-    ) -> list[Started | NotStarted]:
-        prepared: list[NewSaga | NotStarted] = []
-        for key, payload in batch:
-            try:
-                saga = new_saga(definition, payload, key, will_ring=self._has_doorbell)
-                prepared.append(saga)
-            except AmendsError as error:
-                prepared.append(NotStarted(key=str(key), error=error))
-        sagas = [each for each in prepared if isinstance(each, NewSaga)]
-        first: dict[str, NewSaga] = {}
-        for each in sagas:
-            first.setdefault(each.key, each)
-        created, locked_out = self._commit_batch(list(first.values()))
-        fresh = [each for each in sagas if each.id in created]
-        self._begin(fresh)
-        for each in fresh:
-            _tell_started(each)
-        others = [each.key for each in sagas if each.id not in created]
-        holders = self._log.holders(definition.name, others) if others else {}
-        return [
-            each
-            if isinstance(each, NotStarted)
-            else locked_out.get(each.id) or _answer(each, created, holders)
-            for each in prepared
-        ]
-
-    def _commit_batch(self, sagas: Sequence[NewSaga]) -> tuple[set[UUID], dict[UUID, NotStarted]]:
-        """Together where that is safe; one by one where a lock may refuse one of them."""
-        together = [each for each in sagas if not each.lock_granted]
-        created = self._commit(together) if together else set[UUID]()
-        locked_out: dict[UUID, NotStarted] = {}
-        for each in sagas:
-            if not each.lock_granted:
-                continue
-            try:
-                created |= self._commit([each])
-            except SagaLockedError as error:
-                locked_out[each.id] = NotStarted(key=each.key, error=error)
-        return created, locked_out
-
-    def _named(self, definition: SagaDefinition[Any] | str) -> SagaDefinition[Any]:
-        if isinstance(definition, str):
-            return self._definitions.latest(definition)
-        return definition
-
-    def _commit(self, sagas: Sequence[NewSaga]) -> set[UUID]:
-        for _ in range(START_TRIES):
-            try:
-                return self._log.start(sagas)
-            except Moved:
-                continue
-            except LockHeld as error:
-                if self._log.holders(sagas[0].definition, [sagas[0].key]):
-                    return set()  # its own earlier start holds the lock
-                raise _locked(sagas[0]) from error
-        raise LogUnavailableError("Postgres is too busy to start sagas; repeat the start")
-
-    def _start_inside(self, saga: NewSaga, caller: CallersTransaction) -> set[UUID]:
-        try:
-            created = caller.start(self._log, saga)
-        except LockHeld as error:
-            if self._log.holders(saga.definition, [saga.key], caller.connection):
-                return set()
-            raise _locked(saga) from error
-        except HiddenHolderError as error:
-            raise ConcurrentStartError(
-                f"key {saga.key!r} was started by a transaction this one cannot see; "
-                "repeat the start in a new transaction"
-            ) from error
-        if created:
-            caller.after_commit([lambda: _tell_started(saga), lambda: self._begin([saga])])
-        return created
-
-    def _existing(self, saga: NewSaga, caller: CallersTransaction | None) -> Started:
-        connection = None if caller is None else caller.connection
-        holders = self._log.holders(saga.definition, [saga.key], connection)
-        if saga.key not in holders:
-            raise ConcurrentStartError(
-                f"key {saga.key!r} is held by a transaction this one cannot see; repeat the start"
-            )
-        answer = _answer(saga, set(), holders)
-        if isinstance(answer, NotStarted):
-            raise answer.error
-        return answer
-
-    def _rings(self, sagas: Iterable[NewSaga]) -> list[Ring]:
-        return [
-            Ring(
-                definition=saga.definition,
-                saga_id=saga.id,
-                step=each.step,
-                direction=each.direction,
-                attempt=each.number,
-                queue=each.queue,
-            )
-            for saga in sagas
-            for each in saga.attempts
-            if each.rung
-        ]
-
-    def _begin(self, sagas: Sequence[NewSaga]) -> None:
-        """Ring for the first steps, and let what is in line for a lock look whether it is first."""
-        ring_each(self._doorbell, self._rings(sagas))
-        for each in sagas:
-            if each.lock is not None and not each.lock_granted:
-                self._outside.look(each.id)
+        return self._starting.many(definition, payloads)
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -478,31 +306,3 @@ class SagaClient:
             self.get(saga_id), step, reference, by=by, movements=movements
         )
         return self.get(saga_id)
-
-
-def _answer(
-    saga: NewSaga, created: set[UUID], holders: Mapping[str, tuple[UUID, str, State]]
-) -> Started | NotStarted:
-    if saga.id in created:
-        return Started(id=saga.id, key=saga.key, created=True)
-    holder, known, _ = holders[saga.key]
-    if known == saga.fingerprint:
-        return Started(id=holder, key=saga.key, created=False)
-    return NotStarted(
-        key=saga.key,
-        error=IdempotencyConflictError(
-            f"key {saga.key!r} of {saga.definition!r} was used with another payload; "
-            f"saga {holder} holds it",
-            saga_id=holder,
-        ),
-    )
-
-
-def _locked(saga: NewSaga) -> SagaLockedError:
-    return SagaLockedError(
-        f"another saga is at work on {saga.lock!r}; nothing was started. Start again once it ended."
-    )
-
-
-def _tell_started(saga: NewSaga) -> None:
-    emit("saga.started", saga_id=saga.id, saga=saga.definition, key=saga.key)
