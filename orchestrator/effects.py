@@ -30,6 +30,7 @@ def with_effect(step: StepState, seq: int, entry: Tells) -> StepState:
         attempt=getattr(entry, "attempt", step.forward.attempts),
         reference=reference,
         result=entry.result,
+        undo_generation=step.undo_generation,
     )
     counts = step.effect if step.is_done and step.effect is not None else effect
     return replace(step, effects=(*step.effects, effect), effect=counts)
@@ -77,16 +78,27 @@ def reported_undone(step: StepState, reference: str) -> StepState:
     found = effects != step.effects
     if not found and reference != step.undo_reference:
         return step
+    since = step.undo.key_since if step.undo.is_under_way else None
     undo = replace(
-        step.undo, done=False, failed=False, failures=0, unknowns=0, crashes=0, key_since=None
+        step.undo, done=False, failed=False, failures=0, unknowns=0, crashes=0, key_since=since
     )
-    return replace(
+    step = replace(
         step,
         effects=effects,
         undone_seq=step.undone_seq if found else 0,
         undo_reference=step.undo_reference if found else None,
-        undo=undo,
         undone=False,
         undone_by=None,
-        undo_generation=step.undo_generation + 1,
     )
+    begun = step.undo.acts_on if step.undo.is_under_way else 0
+    return replace(with_new_undo_keys(step, but=begun), undo=undo)
+
+
+def with_new_undo_keys(step: StepState, *, but: int = 0) -> StepState:
+    """Let the next undo be another operation outside; not that of the effect at seq `but`."""
+    generation = step.undo_generation + 1
+    effects = tuple(
+        each if each.seq == but else replace(each, undo_generation=generation)
+        for each in step.effects
+    )
+    return replace(step, effects=effects, undo_generation=generation)

@@ -11,7 +11,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from orchestrator.effects import covered, report, reported_undone, with_effect
+from orchestrator.effects import (
+    covered,
+    report,
+    reported_undone,
+    with_effect,
+    with_new_undo_keys,
+)
 from orchestrator.entries import (
     CancelRefused,
     CancelRequested,
@@ -209,6 +215,9 @@ def _on_started(state: SagaState, recorded: Recorded, entry: StepStarted) -> Sag
         waited = True
     if entry.direction == Direction.FORWARD:
         step = replace(step, denials=())
+    elif entry.direction == Direction.COMPENSATE:
+        given = state.effect_to_undo(entry.step)
+        track = replace(track, acts_on=0 if given is None else given.seq)
     track = replace(
         track,
         attempts=entry.attempt,
@@ -241,7 +250,7 @@ def _on_outcome(state: SagaState, recorded: Recorded, entry: Outcome) -> SagaSta
     ended = replace(track, open_attempt=None, ended_at=recorded.at, last=entry)
     match entry:
         case StepSucceeded(direction=Direction.COMPENSATE):
-            return _with_step(state, entry.step, _after_undo(state, step, ended, entry))
+            return _with_step(state, entry.step, _after_undo(step, ended, entry))
         case StepSucceeded():
             ended = replace(ended, unsettled=False, done=True, failed=False)
             step = with_effect(step, recorded.seq, entry)
@@ -286,15 +295,13 @@ def _after_failure(track: Track, entry: StepFailed) -> Track:
     return track
 
 
-def _after_undo(state: SagaState, step: StepState, track: Track, entry: StepSucceeded) -> StepState:
-    """An undo accounts for the effect it was given: the oldest uncovered one at its claim.
+def _after_undo(step: StepState, track: Track, entry: StepSucceeded) -> StepState:
+    """An undo accounts for the effect it was given at its claim, whatever was heard since.
 
     "There was nothing" is an answer only while no effect is known; said of a known effect it counts
     as a failed try.
     """
-    given = state.effect_to_undo(entry.step)
-    if given is not None and given.seq > track.started_seq:
-        given = None
+    given = next((e for e in step.effects if e.seq == track.acts_on and not e.covered), None)
     if entry.undone is False and given is not None:
         return replace(step, undo=replace(track, failures=track.failures + 1))
     found = given is not None or entry.reference is not None
@@ -348,9 +355,8 @@ def _on_settled(state: SagaState, recorded: Recorded, entry: StepSettled) -> Sag
     if entry.direction == Direction.COMPENSATE:
         track = replace(step.undo, unsettled=False, ended_at=recorded.at)
         if not entry.landed:
-            generation = step.undo_generation + 1
             track = replace(track, key_since=None, unknowns=0)
-            step = replace(step, undo=track, undo_generation=generation)
+            step = with_new_undo_keys(replace(step, undo=track))
             return _with_step(state, entry.step, step)
         given = state.effect_to_undo(entry.step)
         track = replace(track, started_seq=recorded.seq)

@@ -41,8 +41,9 @@ def key_of(state: SagaState, definition: str, saga_key: str, step: str, directio
     if direction != Direction.COMPENSATE:
         return forward
     effect = state.effect_to_undo(step)
-    generation = state.step(step).undo_generation
-    return undo_key(forward, effect.reference if effect else None, generation)
+    if effect is None:
+        return undo_key(forward, None, state.step(step).undo_generation)
+    return undo_key(forward, effect.reference, effect.undo_generation)
 
 
 def _digest(*parts: str) -> str:

@@ -14,7 +14,7 @@ Saga phases, and the entries that change them (the table is `PHASES`):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -33,6 +33,7 @@ from orchestrator.entries import (
     SagaResolved,
     SagaUnparked,
     SignalReceived,
+    StepWaiting,
     UndoRequested,
     UnwindingStarted,
 )
@@ -90,6 +91,7 @@ class RecordedEffect:
         reference: the other side's name for it.
         covered: a compensation accounts for it.
         undo_reference: the other side's name for what undid it.
+        undo_generation: which idempotency key its undoing uses.
     """
 
     seq: int
@@ -98,6 +100,7 @@ class RecordedEffect:
     result: Json = None
     covered: bool = False
     undo_reference: str | None = None
+    undo_generation: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +122,7 @@ class Track:
         failed: it ended for good, without effect.
         done: it ended for good, well.
         waited: the latest attempt follows a wait that is over.
+        acts_on: seq of the known effect that the latest attempt of an undo was given, or 0.
     """
 
     attempts: int = 0
@@ -136,6 +140,12 @@ class Track:
     failed: bool = False
     done: bool = False
     waited: bool = False
+    acts_on: int = 0
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an attempt runs, waits for its answer, or may have taken effect."""
+        return self.open_attempt is not None or self.unsettled or isinstance(self.last, StepWaiting)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +160,8 @@ class StepState:
         undone: the compensation really undid something: a known effect, or one it found itself.
         undo_reference: the other side's name for what an undo found itself and undid.
         generation: which idempotency key the step uses; it rises only when the key before was
-            settled as not landed for good. `undo_generation`: the same for its undoing.
+            settled as not landed for good. `undo_generation`: the highest of its undoing so far,
+            and that of an undo which is given no known effect.
         key_name: the name that its keys are derived from, if a migration has renamed the step.
         signals_used: how many signals of each name were already delivered to it.
         signal: the signal that ended its latest wait, for all attempts up to the next wait; None
@@ -181,14 +192,19 @@ class StepState:
 
     @property
     def uncovered_effect(self) -> RecordedEffect | None:
-        """The oldest effect that no compensation accounts for."""
-        return next((each for each in self.effects if not each.covered), None)
+        """The effect to undo next of those that no compensation accounts for, or None."""
+        return self._next_to_undo([each for each in self.effects if not each.covered])
 
     @property
     def second_effect(self) -> RecordedEffect | None:
-        """The oldest uncovered effect beside the one that counts as the step's."""
+        """The same of those beside the one that counts as the step's."""
         counts = None if self.effect is None else self.effect.seq
-        return next((e for e in self.effects if not e.covered and e.seq != counts), None)
+        return self._next_to_undo([e for e in self.effects if not e.covered and e.seq != counts])
+
+    def _next_to_undo(self, uncovered: Sequence[RecordedEffect]) -> RecordedEffect | None:
+        """The oldest; but what an undo has begun it also ends, under the same key."""
+        begun = self.undo.acts_on if self.undo.is_under_way else 0
+        return min(uncovered, key=lambda each: (each.seq != begun, each.seq), default=None)
 
     def track(self, direction: str) -> Track:
         """Return the doing, the undoing or the asking."""

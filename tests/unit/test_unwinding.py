@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from orchestrator.entries import SagaCompleted, StepSkipped, UndoRequested, UnwindingStarted
-from orchestrator.keys import key_of
+from orchestrator.keys import forward_key, key_of
+from orchestrator.keys import undo_key as undo_key_on
 from orchestrator.state import State
 from tests.histories import COMPENSATE, MORNING, History, doing, saga
 
@@ -208,6 +209,34 @@ def test_the_undo_of_a_second_effect_that_failed_reopens_the_completed_saga() ->
     assert history.visible is State.COMPLETED
     assert history.undo_failed("pay", "refund-1").wants == ["undo pay#2"]
     assert history.undoes("pay").visible is State.COMPLETED
+
+
+def undoing_the_second_of_two() -> History:
+    history = compensated().reported("pay", "p-2").claims("pay", COMPENSATE)
+    return history.undo_failed("pay", "refund-1")
+
+
+def test_an_undo_under_way_accounts_for_its_own_effect_when_an_older_one_proves_undone() -> None:
+    history = undoing_the_second_of_two()
+    history.succeeds("pay", direction=COMPENSATE, reference="refund-2")
+    effect = history.state.effect_to_undo("pay")
+    assert effect is not None
+    assert effect.reference == "p-1"
+    assert history.undoes("pay").visible is State.COMPENSATED
+
+
+def test_an_undo_of_unknown_outcome_is_repeated_under_its_key_before_an_older_one_is() -> None:
+    history = undoing_the_second_of_two()
+    key = key_of(history.state, "shop", "k", "pay", COMPENSATE)
+    assert key == undo_key_of("p-2")
+    history.unknown("pay", COMPENSATE)
+    assert key_of(history.state, "shop", "k", "pay", COMPENSATE) == key
+    history.succeeds("pay", direction=COMPENSATE, reference="refund-2")
+    assert key_of(history.state, "shop", "k", "pay", COMPENSATE) == undo_key_of("p-1", 2)
+
+
+def undo_key_of(reference: str, generation: int = 1) -> str:
+    return undo_key_on(forward_key("shop", "k", "pay"), reference, generation)
 
 
 def test_an_undo_that_failed_and_cannot_be_repeated_asks_a_person() -> None:
