@@ -44,7 +44,7 @@ def run(narrator: Narrator, pace: Pace, *, scenarios: bool = False, keep: bool =
     """
     began = time.monotonic()
     with _ending_once(), narrator:
-        narrator.scene("0", "Starting PostgreSQL, Valkey, a gateway, 2 workers and a sweeper")
+        narrator.scene("0", "Starting PostgreSQL, Valkey, a gateway, 2 workers, a sweeper, HTTP")
         with open_stage(lease_seconds=pace.lease_seconds, sweep_seconds=SWEEP_SECONDS) as stage:
             _raise_curtain(stage, narrator, pace)
             holds = _play(stage, narrator, None if scenarios else pace)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import redis
 
 from orchestrator.client import SagaClient
@@ -23,11 +27,13 @@ from orchestrator.storage.reads import Reads
 from orchestrator.storage.saga_log import SagaLog
 from recovery.demo.children import Child
 from recovery.isolation import child_environment
+from recovery.reconciliation.storage.schema import RECONCILIATION_SCHEMA
 from steps.gateways.sandbox.judge import SandboxJudge
 from steps.gateways.sandbox.process import SandboxProcess
 from steps.storage import stock
 from steps.storage.schema import SHOP_SCHEMA
 from workers import bootstrap
+from workers.local_servers.ports import LOOPBACK, free_port
 from workers.local_servers.running_servers import RunningServers, start
 from workers.settings import Settings
 from workers.worker import worker_argv
@@ -35,6 +41,12 @@ from workers.worker import worker_argv
 WORKERS = 2
 THREADS = 4
 START_SECONDS = 60.0
+RUN_SECONDS = 30.0
+BESIDE = ("gateway", "PostgreSQL", "Valkey", "watchdog")
+"""The processes that are no children of the stage."""
+HTTP = "http"
+WEBHOOK_SECRET = "whsec-of-the-demo"  # noqa: S105 - both ends of it are on this stage
+ALERTS = "alerts.txt"
 LEASH = "recovery.demo.leashed"
 WORKER = "worker-"
 SPILLING = "recovery.demo.scenarios.spilling"
@@ -49,7 +61,10 @@ class DemoError(Exception):
 
 @dataclass
 class Stage:
-    """The running cast: servers, gateway, workers, and a client's view on them."""
+    """The running cast: servers, gateway, workers, and a client's view on them.
+
+    `processes` are the names of all that ever ran; each has a log.
+    """
 
     settings: Settings
     directory: Path
@@ -59,7 +74,15 @@ class Stage:
     gateway: SandboxProcess
     judge: SandboxJudge
     servers: RunningServers
+    http_url: str
+    http_token: str = field(repr=False)
     children: list[Child] = field(default_factory=list)
+    processes: set[str] = field(default_factory=lambda: set(BESIDE))
+
+    @property
+    def alerts(self) -> Path:
+        """Where alerts are kept, as JSON, once there are any."""
+        return self.directory / ALERTS
 
     @property
     def reads(self) -> Reads:
@@ -90,6 +113,25 @@ class Stage:
         """Start the process that sweeps; the workers here do not."""
         return self._start("sweeper", "amends", "sweep")
 
+    def start_server(self) -> Child:
+        """Start the HTTP edge, where sagas are started and webhooks arrive."""
+        host, port = self.http_url.removeprefix("http://").split(":")
+        return self._start(HTTP, "amends", "serve", "--host", host, "--port", port)
+
+    @property
+    def webhook_url(self) -> str:
+        """Where the gateway delivers."""
+        return f"{self.http_url}/webhooks/sandbox"
+
+    def run(self, name: str, *program: str, **environment: str) -> int | None:
+        """Run a program to its end and return its exit code; its output is in its log."""
+        child = self._child(name, *program, **environment)
+        try:
+            wait_for(lambda: not child.is_running, RUN_SECONDS)
+            return child.exit_code
+        finally:
+            child.end()
+
     def wait_until_ready(self) -> None:
         """Return when every living child has said so.
 
@@ -103,7 +145,10 @@ class Stage:
                     raise DemoError(f"{each.name} ended at once: {self._last_words(each)}")
             seen = Processes(Database(self.engine)).all()
             parts = {part for row in seen for part in row.process.owner.split("/")}
-            return all(str(each.pid) in parts for each in self.living)
+            return all(
+                self._serves() if each.name == HTTP else str(each.pid) in parts
+                for each in self.living
+            )
 
         if not wait_for(are_there, START_SECONDS):
             logs = "; ".join(self._last_words(each) for each in self.living)
@@ -116,15 +161,27 @@ class Stage:
         for each in self.children:
             each.end()
 
+    def _serves(self) -> bool:
+        """Whether the HTTP edge says that it is ready; it is in no register."""
+        try:
+            answer = httpx2.get(f"{self.http_url}/readyz", timeout=2, trust_env=False)
+        except httpx2.HTTPError:
+            return False
+        return answer.status_code == HTTPStatus.OK
+
     def _start(self, name: str, *program: str) -> Child:
-        child = Child(
+        child = self._child(name, *program)
+        self.children.append(child)
+        return child
+
+    def _child(self, name: str, *program: str, **environment: str) -> Child:
+        self.processes.add(name)
+        return Child(
             name,
             ["-m", LEASH, *program],
             directory=self.directory,
-            environment=_environment(self.settings),
+            environment=_environment(self.settings) | environment,
         )
-        self.children.append(child)
-        return child
 
     def _last_words(self, child: Child) -> str:
         text = (self.directory / f"{child.name}.log").read_text(errors="replace")
@@ -156,13 +213,20 @@ def open_stage(*, lease_seconds: float, sweep_seconds: float) -> Iterator[Stage]
         finally:
             stack.enter_context(gateway.result())
         _keep_no_messages(servers.broker_url)
+        http_token = secrets.token_urlsafe()
         settings = _settings(
-            servers, gateway.result().base_url, lease_seconds=lease_seconds, sweep=sweep_seconds
+            servers,
+            gateway.result().base_url,
+            http_token=http_token,
+            alerts=directory / ALERTS,
+            lease_seconds=lease_seconds,
+            sweep=sweep_seconds,
         )
         engine = bootstrap.build_engine(settings, pool_size=2, name="amends demo")
         stack.callback(engine.dispose)
         migrate.upgrade(engine)
         migrate.upgrade(engine, SHOP_SCHEMA)
+        migrate.upgrade(engine, RECONCILIATION_SCHEMA)
         stock.restock(engine, "cd", 10_000)
         definitions = bootstrap.definitions(settings)
         stage = Stage(
@@ -174,6 +238,8 @@ def open_stage(*, lease_seconds: float, sweep_seconds: float) -> Iterator[Stage]
             gateway=gateway.result(),
             judge=stack.enter_context(SandboxJudge(gateway.result().base_url)),
             servers=servers,
+            http_url=f"http://{LOOPBACK}:{free_port()}",
+            http_token=http_token,
         )
         stack.callback(stage.stop_children)
         yield stage
@@ -196,7 +262,13 @@ def wait_for(condition: Callable[[], bool], seconds: float, pause: float = 0.05)
 
 
 def _settings(
-    servers: RunningServers, gateway_url: str, *, lease_seconds: float, sweep: float
+    servers: RunningServers,
+    gateway_url: str,
+    *,
+    http_token: str,
+    alerts: Path,
+    lease_seconds: float,
+    sweep: float,
 ) -> Settings:
     """Every choice that matters here is made here, whatever the environment says."""
     return Settings.load(
@@ -219,6 +291,8 @@ def _settings(
         log_level="info",
         grace_seconds=3.0,
         workers_sweep=False,
+        sandbox_webhook_secrets=WEBHOOK_SECRET,
+        alert_command=("tee", "-a", str(alerts)),
     )
 
 
@@ -233,10 +307,12 @@ def _environment(settings: Settings) -> dict[str, str]:
         *("database_url", "broker_url", "broker_profile", "gateway_url", "carrier_url"),
         *("gateway_timeout_seconds", "lease_seconds", "sweep_seconds", "pool", "concurrency"),
         *("hand_off", "key_prefix", "log_format", "log_level", "grace_seconds", "workers_sweep"),
+        *("sandbox_webhook_secrets",),
     )
     chosen = {f"AMENDS_{name.upper()}": str(getattr(settings, name)) for name in names}
     chosen |= {
         "AMENDS_SAGAS": ",".join(settings.sagas),
+        "AMENDS_ALERT_COMMAND": shlex.join(settings.alert_command),
         "AMENDS_FRAUD_BLOCKLIST": ",".join(settings.fraud_blocklist),
     }
     return child_environment(kept | chosen)

@@ -94,6 +94,25 @@ def ended(stage: Stage, saga_id: UUID) -> State:
     return state
 
 
+def waits(stage: Stage, saga_id: UUID) -> None:
+    """Return when the saga waits.
+
+    Raises:
+        DemoError: it does not within `END_SECONDS`.
+    """
+    if not wait_for(lambda: stage.client.get(saga_id).state is State.WAITING, END_SECONDS):
+        raise DemoError(f"saga {saga_id} does not wait, but is {stage.client.get(saga_id).state}")
+
+
+def challenged(stage: Stage, key: str) -> str:
+    """Return the gateway's reference of the payment whose payer has to pass a challenge."""
+    for each in stage.judge.movements():
+        if each.order_reference == key and each.answer == "requires_action":
+            assert each.payment_reference is not None, "a challenge belongs to a payment"
+            return each.payment_reference
+    raise DemoError(f"the gateway asks no payer of {key} for a challenge")
+
+
 def of_order(stage: Stage, saga_id: UUID) -> OrderEvidence:
     """Wait for the end of an order's saga, and for the log line about it; then read everything."""
     state = ended(stage, saga_id)
@@ -122,11 +141,12 @@ def of_order(stage: Stage, saga_id: UUID) -> OrderEvidence:
 
 def lines_about(directory: Path, key: str) -> list[Mapping[str, Any]]:
     """Every log line of the deployment's processes about one saga key, by time."""
-    found = [each for each in _all_lines(directory) if each.get("key") == key]
+    found = [each for each in all_lines(directory) if each.get("key") == key]
     return sorted(found, key=lambda line: str(line.get("timestamp")))
 
 
-def _all_lines(directory: Path) -> Iterator[Mapping[str, Any]]:
+def all_lines(directory: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield every structured log line of the deployment's processes."""
     for path in sorted(directory.glob("*.log")):
         for text in path.read_text(errors="replace").splitlines():
             try:

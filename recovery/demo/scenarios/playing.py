@@ -9,6 +9,7 @@ from typing import Final
 from orchestrator.errors import AmendsError
 from recovery.demo.scenarios import (
     fraud_block,
+    reconciliation,
     redaction,
     refund,
     replayed_start,
@@ -31,6 +32,7 @@ SCENARIOS: Final = (
     Scenario(title=replayed_start.TITLE, play=replayed_start.play),
     Scenario(title=refund.TITLE, play=refund.play),
     Scenario(title=fraud_block.TITLE, play=fraud_block.play),
+    Scenario(title=reconciliation.TITLE, play=reconciliation.play),
     Scenario(title=redaction.TITLE, play=redaction.play),
 )
 

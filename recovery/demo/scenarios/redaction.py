@@ -27,9 +27,6 @@ DOORS: Final = (
     *("a start's payload", "a start's token", "a start's key", "a trace"),
     *("a signal", "a signal's id", "a cancel's reason"),
 )
-PROCESSES: Final = ("gateway", "PostgreSQL", "Valkey", "watchdog")
-"""What runs beside the stage's children, which have Amends in them."""
-
 IN_KEY: Final = "a message's key"
 IN_MESSAGES: Final = ("a message's payload", IN_KEY)
 
@@ -92,7 +89,7 @@ def play(stage: Stage) -> list[Fact]:
             spilled=state,
             found={kind: sorted(found_in(text, everywhere)) for kind, text in texts.items()},
             logs=logs.keys(),
-            processes={*PROCESSES, *(each.name for each in stage.children)},
+            processes=set(stage.processes),
             masked={
                 kind: {each for each in everywhere if masked(each) in text}
                 for kind, text in texts.items()
