@@ -19,6 +19,7 @@ from recovery.cli.output import counted
 from recovery.cli.session import Session, pass_session
 from recovery.pruner import BATCH, Pruner, PruneReport
 from steps.storage.velocity import PostgresVelocityTracker
+from steps.storage.webhook_inbox import WebhookRows
 
 _DAYS = re.compile(r"(\d{1,5})d")
 
@@ -64,9 +65,9 @@ def prune_command(
     """Delete sagas that ended long ago, and keep their keys.
 
     What is left of each is a tombstone: a start with its key still finds it, and a late effect of
-    it stops in front of a person. Old signals, closed alerts, expired idempotency records and
-    attempts to pay that velocity counted a week ago go too. Safe to interrupt and to repeat. Needs
-    the role amends_janitor.
+    it stops in front of a person. Old signals, closed alerts, processed webhooks, expired
+    idempotency records and attempts to pay that velocity counted a week ago go too. Safe to
+    interrupt and to repeat. Needs the role amends_janitor.
     """
     age = _age(older_than, timedelta(days=session.settings.keep_days))
     retention = Retention(session.database)
@@ -78,6 +79,7 @@ def prune_command(
             dry_run=dry_run,
         )
     attempts = 0 if dry_run else PostgresVelocityTracker(session.database.engine).prune()
+    webhooks = 0 if dry_run else WebhookRows(session.database).prune(age)
     session.output.record(
         {
             "pruned": report.pruned.total(),
@@ -89,9 +91,10 @@ def prune_command(
             "alerts": report.alerts,
             "records": report.records,
             "attempts_to_pay": attempts,
+            "webhooks": webhooks,
             "dry_run": dry_run,
         },
-        _text(report, attempts, dry_run=dry_run),
+        _text(report, attempts, webhooks, dry_run=dry_run),
     )
     if report.waiting:
         session.output.note(
@@ -126,7 +129,7 @@ def _archive(path: Path) -> Archive:
         raise Failure(f"{path} exists; name a new file for each run", ExitCode.USAGE) from error
 
 
-def _text(report: PruneReport, attempts: int, *, dry_run: bool) -> str:
+def _text(report: PruneReport, attempts: int, webhooks: int, *, dry_run: bool) -> str:
     parts = [
         _counts("would prune" if dry_run else "pruned", report.pruned),
         _counts("kept", report.kept),
@@ -140,6 +143,8 @@ def _text(report: PruneReport, attempts: int, *, dry_run: bool) -> str:
             parts.append(f"dropped {counted(number, noun)}")
     if attempts:
         parts.append(f"dropped {counted(attempts, 'old attempt')} to pay")
+    if webhooks:
+        parts.append(f"dropped {counted(webhooks, 'processed webhook')}")
     return "; ".join(parts)
 
 

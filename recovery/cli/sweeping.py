@@ -14,6 +14,7 @@ from recovery.beside import Beside
 from recovery.cli.session import Session, pass_session
 from recovery.sweep_loop import KIND, SweepLoop, sweeper_process
 from recovery.sweeper import Sweeper, SweepReport
+from recovery.webhook_loop import WebhookLoop
 from workers import telemetry
 from workers.owner import owner
 from workers.settings import Settings
@@ -59,7 +60,8 @@ def sweep_command(
         interval_seconds=settings.sweep_seconds,
         on_report=lambda report: None if report.is_quiet else _tell(session, report),
     )
-    with AlertLoop.of(settings, session.database, sweeps=True):
+    webhooks = WebhookLoop.of(settings, session.database, session.client)
+    with AlertLoop.of(settings, session.database, sweeps=True), webhooks:
         if beside:
             Beside(loop).run()
             return
@@ -69,10 +71,11 @@ def sweep_command(
 
 
 def _sweep_once(session: Session, sweeper: Sweeper) -> None:
-    """Sweep, and then alert, which may wait for others."""
+    """Sweep, and then process webhooks and alert, which may wait for others."""
     name = f"{owner().partition('/')[0]}/once/{KIND}"  # of the host: the next run has another pid
     Processes(session.database).seen(sweeper_process(session.definitions, name))
     _tell(session, sweeper.run_once())
+    WebhookLoop.of(session.settings, session.database, session.client).run_once()
     Notifier.of(session.settings, session.database).run_once()
 
 

@@ -13,6 +13,7 @@ from orchestrator.storage.reads import Reads
 from orchestrator.storage.vital_signs import VitalSigns
 from recovery.doctor.findings import Finding, ok, warn
 from recovery.sweep_loop import KIND
+from steps.storage.webhook_inbox import WebhookRows
 from workers.settings import Settings
 
 WORKER_SECONDS = 60.0
@@ -82,6 +83,22 @@ def sagas(database: Database, definitions: Definitions) -> Iterator[Finding]:
         )
     else:
         yield ok("parked sagas", "none")
+
+
+def webhooks(database: Database) -> Iterator[Finding]:
+    """None waits for a person; a database without the shop has none."""
+    rows = WebhookRows(database)
+    if not rows.exist():
+        return
+    waiting, parked = rows.counts()
+    if parked:
+        yield warn(
+            "webhooks",
+            f"in front of a person: {parked}; waiting: {waiting}",
+            "`amends webhooks` lists them; then --retry or --dismiss",
+        )
+    else:
+        yield ok("webhooks", f"{waiting} waiting")
 
 
 def _works(seen: SeenProcess) -> bool:

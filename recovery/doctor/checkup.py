@@ -50,6 +50,7 @@ def checkup(
         ("workers", lambda: activity.workers(database, definitions())),
         ("sweeper", lambda: activity.sweepers(database, settings)),
         ("sagas", lambda: activity.sagas(database, definitions())),
+        ("webhooks", lambda: activity.webhooks(database)),
         ("event readers", lambda: readers.readers(database)),
     ):
         yield from _guarded(name, check, explain)

@@ -76,8 +76,9 @@ class ProcessReport:
     parked: int = 0
 
     @property
-    def is_quiet(self) -> bool:
-        return self == ProcessReport()
+    def total(self) -> int:
+        """How many webhooks were looked at."""
+        return self.told + self.nothing_new + self.ignored + self.put_off + self.parked
 
 
 class WebhookInbox:
