@@ -1,15 +1,15 @@
-"""Every idempotency store, for the contract they share, and calls to claim in them."""
+"""Every idempotency store, for the contract they share, and calls to claim or to make in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from orchestrator.idempotency import hash_payload
+from orchestrator.idempotency import hash_payload, idempotent
 from orchestrator.idempotency_for_tests import InMemoryIdempotencyStore
 from orchestrator.idempotency_record import (
     Call,
@@ -73,3 +73,36 @@ def record(store: IdempotencyStore, claim: Claim) -> IdempotencyRecord:
     found = store.read(claim.call.scope, claim.call.key)
     assert found is not None
     return found
+
+
+class Charges:
+    """Something outside: counts what reached it, and then answers or raises."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+        self.answer: Any = {"status": "captured"}
+
+    def charge(self, amount: Any) -> Any:
+        self.taken.append(amount)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def charges() -> Charges:
+    return Charges()
+
+
+def charging(store: IdempotencyStore, charges: Charges, **options: Any) -> Callable[..., Any]:
+    @idempotent(store, scope=SCOPE, **options)
+    def charge(amount: int, currency: str = "EUR", *, idempotency_key: str) -> Any:
+        return charges.charge((amount, currency))
+
+    return charge
+
+
+def raised(charge: Callable[..., Any]) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - any, to be compared
+        charge(1, idempotency_key="order-1")
+    return caught.value

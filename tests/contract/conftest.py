@@ -9,7 +9,7 @@ from steps.gateways.sandbox.judge import SandboxJudge
 from steps.gateways.sandbox.process import SandboxProcess
 from tests.contract.gateways import ADAPTERS, Adapter, Order, serial
 from tests.contract.localstripe import CANNOT_HOLD, NobodyJudges, localstripe
-from tests.idempotency_stores import store  # noqa: F401 - a fixture
+from tests.idempotency_stores import charges, store  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="module")
