@@ -1,8 +1,7 @@
 """What is done about a discrepancy: its saga is told, or a person is.
 
-    the gateway moved money      under the key of a saga's step, which waits for a signal: signalled
-    that the log does not know   under the key of a saga's step: its effect is reported, and counts
-                                 as the step's or is taken back, as the engine decides
+    the gateway moved money      under the key of a saga: it is told what a webhook would have told
+    that the log does not know   it, by how the payment stands now (`steps.webhooks.weighing`)
     a refund failed              reported to the saga, which makes it again
     anything else, and whatever  a person is told, once
     is found again after that
@@ -13,18 +12,18 @@ an alert is raised once for what it is about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from orchestrator.books import movements
 from orchestrator.client import SagaClient
-from orchestrator.context import Effect
-from orchestrator.entries import StepWaiting
-from orchestrator.errors import StateConflictError
+from orchestrator.entries import Recorded
+from orchestrator.errors import AmendsError, StateConflictError
 from orchestrator.folding import replay
 from orchestrator.keys import forward_key
-from orchestrator.state import SagaState, State
+from orchestrator.state import SagaState
 from orchestrator.storage.alerts import Alerts
 from orchestrator.storage.reads import SagaSummary
 from orchestrator.storage.saga_log import SagaLog
@@ -32,8 +31,20 @@ from recovery.reconciliation.discrepancies import Discrepancy, DiscrepancyType
 from recovery.reconciliation.pages import Pages
 from recovery.reconciliation.records import FAILED, MOVED
 from recovery.reconciliation.storage.findings import Finding
-from steps.gateways.payment import ChargeResult, MovementKind, PaymentGateway
-from steps.payment import captured_payment, held_payment
+from steps.gateways.payment import MovementKind, PaymentGateway
+from steps.payment import AUTHENTICATED
+from steps.webhooks.weighing import (
+    AUTHORIZE,
+    CAPTURE,
+    EffectProved,
+    News,
+    NotYet,
+    PayerAnswered,
+    Question,
+    RefundFailed,
+    RefundSettled,
+    weigh,
+)
 
 BY: Final = "reconciliation"
 CALL_SECONDS: Final = 10.0
@@ -47,6 +58,17 @@ class Action:
 
     what: str
     saga_id: UUID | None = None
+
+
+class NotYetError(AmendsError):
+    """The saga is about to say something of it itself; the next run asks again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Owner:
+    saga: SagaSummary
+    state: SagaState
+    log: Sequence[Recorded]
 
 
 class Actions:
@@ -79,7 +101,7 @@ class Actions:
     def _tell_saga(self, found: Discrepancy) -> Action | None:
         match found.type:
             case DiscrepancyType.MISSING_INTERNAL:
-                return self._report_effect(found)
+                return self._tell_owner(found)
             case DiscrepancyType.STATUS_MISMATCH:
                 return self._report_undo_failed(found)
             case _:
@@ -99,42 +121,13 @@ class Actions:
             return None
         return Action(what=f"told the saga that its undo of {found.step} failed")
 
-    def _report_effect(self, found: Discrepancy) -> Action | None:
+    def _tell_owner(self, found: Discrepancy) -> Action | None:
+        """Tell the saga whose key moved the money what its gateway shows now."""
         owner = self._owner(found)
         if owner is None:
             return None
-        saga, step, state = owner
-        signal = _awaited(saga, step, state)
-        if signal is not None:
-            self._client.signal(saga.id, signal, dedup_id=f"{BY}:{found.name}")
-            return Action(what=f"signalled {signal}", saga_id=saga.id)
-        effect = self._effect(found)
-        if effect is None:
-            return None
-        try:
-            self._client.report_effect(saga.id, step, effect, by=BY)
-        except StateConflictError:
-            return None
-        return Action(what=f"reported the effect of {step} to the saga", saga_id=saga.id)
-
-    def _owner(self, found: Discrepancy) -> tuple[SagaSummary, str, SagaState] | None:
-        """The saga and the step whose key moved the money; a name alone proves nothing."""
-        if found.key is None or found.order_reference is None:
-            return None
-        for saga in self._sagas_of(found.order_reference):
-            snapshot = self._log.read(saga.id)
-            state = replay(snapshot.entries if snapshot else [])
-            for step in state.steps:
-                if found.key in _keys(saga, step, state):
-                    return saga, step, state
-        return None
-
-    def _sagas_of(self, order: str) -> Iterator[SagaSummary]:
-        yield from self._client.find(key=order, limit=_ORDERS)
-        yield from self._client.find(attributes={"order_id": order}, limit=_ORDERS)
-
-    def _effect(self, found: Discrepancy) -> Effect | None:
-        """The effect as the step itself would have told of it, by what the gateway shows now."""
+        if any((m.kind, m.reference) == (found.kind, found.name) for m in movements(owner.log)):
+            return Action(what="the saga knows of it by now", saga_id=owner.saga.id)
         if self._gateway is None or found.payment_reference is None:
             return None
         payments = self._gateway.find(
@@ -142,9 +135,47 @@ class Actions:
         )
         if len(payments) != 1:
             return None
-        effect = _as_told(found.kind, payments[0])
-        moved = [(each.amount_minor, each.currency) for each in effect.movements] if effect else []
-        return effect if moved == [(found.gateway_minor, found.gateway_currency)] else None
+        news = weigh(payments[0], owner.state, owner.log)
+        if any(isinstance(each, Question) for each in news):
+            return None
+        told = [self._pass_on(each, owner.saga, found) for each in news]
+        return Action(what=", ".join(told), saga_id=owner.saga.id) if told else None
+
+    def _pass_on(
+        self, news: News | NotYet | Question, saga: SagaSummary, found: Discrepancy
+    ) -> str:
+        match news:
+            case PayerAnswered():
+                self._client.signal(saga.id, AUTHENTICATED, dedup_id=f"{BY}:{found.name}")
+                return f"signalled {AUTHENTICATED}"
+            case EffectProved(step=step, effect=effect):
+                self._client.report_effect(saga.id, step, effect, by=BY)
+                return f"reported the effect of {step} to the saga"
+            case RefundSettled(reference=reference):
+                self._client.report_settled(saga.id, CAPTURE, reference, by=BY)
+                return f"told the saga that refund {reference} is final"
+            case RefundFailed(reference=reference):
+                self._client.report_undo_failed(saga.id, CAPTURE, reference, by=BY)
+                return f"told the saga that refund {reference} failed"
+            case NotYet(reason=reason) | Question(text=reason):
+                raise NotYetError(f"saga {saga.id}: {reason}")
+
+    def _owner(self, found: Discrepancy) -> _Owner | None:
+        """The saga whose key moved the money; a name alone proves nothing."""
+        if found.key is None or found.order_reference is None:
+            return None
+        for saga in self._sagas_of(found.order_reference):
+            snapshot = self._log.read(saga.id)
+            log = snapshot.entries if snapshot else []
+            state = replay(log)
+            keys = [key for step in state.steps for key in _keys(saga, step, state)]
+            if AUTHORIZE in state.steps and found.key in keys:
+                return _Owner(saga=saga, state=state, log=log)
+        return None
+
+    def _sagas_of(self, order: str) -> Iterator[SagaSummary]:
+        yield from self._client.find(key=order, limit=_ORDERS)
+        yield from self._client.find(attributes={"order_id": order}, limit=_ORDERS)
 
 
 def _keys(saga: SagaSummary, step: str, state: SagaState) -> set[str]:
@@ -155,19 +186,3 @@ def _keys(saga: SagaSummary, step: str, state: SagaState) -> set[str]:
         forward_key(saga.definition, saga.key, name, generation)
         for generation in range(1, known.generation + 1)
     }
-
-
-def _awaited(saga: SagaSummary, step: str, state: SagaState) -> str | None:
-    last = state.step(step).forward.last
-    is_waiting = saga.state is State.WAITING and isinstance(last, StepWaiting)
-    return last.signal if is_waiting and isinstance(last, StepWaiting) else None
-
-
-def _as_told(kind: str, payment: ChargeResult) -> Effect | None:
-    match kind:
-        case MovementKind.AUTHORIZE:
-            return held_payment(payment)
-        case MovementKind.CAPTURE:
-            return captured_payment(payment)
-        case _:
-            return None
