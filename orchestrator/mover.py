@@ -27,7 +27,7 @@ from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
 from orchestrator.planning import rings, tells
 from orchestrator.reconciling import Facts, reconciled
-from orchestrator.state import SagaState, State
+from orchestrator.state import UNENDED, SagaState, State
 from orchestrator.storage.database import Locked, Moved
 from orchestrator.storage.rows import Advance, Closing, Migrated, OpenAttempt, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
@@ -83,19 +83,23 @@ class Mover:
         """
         return self._move(saga_id, self._seen, will_ring=will_ring)
 
-    def add(self, saga_id: UUID, fact: Entry, *, unless: Callable[[Entry], bool]) -> State | None:
+    def add(
+        self, saga_id: UUID, fact: Entry, *, unless: Callable[[Snapshot, SagaState], bool]
+    ) -> State | None:
         """Log a fact, wherever the saga stands, also after its end, and decide what follows.
 
         Returns the saga's state; None where this process has not its definition, or there is no
         such saga: then nothing was logged.
 
         Args:
-            unless: tells of an entry which makes the fact an old one.
+            unless: tells of a saga, as it is read, to which the fact is an old one.
+
+        Raises:
+            LogUnavailableError: its row was locked for `ADD_SECONDS`; nothing was logged.
         """
 
-        def facts(snapshot: Snapshot, _: SagaState) -> Facts | None:
-            known = any(unless(each.entry) for each in snapshot.entries)
-            return None if known else Facts(entries=(fact,))
+        def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:
+            return None if unless(snapshot, state) else Facts(entries=(fact,))
 
         return self._move(saga_id, facts, waits_until=time.monotonic() + ADD_SECONDS)
 
@@ -224,9 +228,10 @@ class Mover:
     def keep_late(self, saga_id: UUID, late: LateOutcomeRecorded) -> None:
         """Log a refused result, once, and decide what an unexpected effect leads to.
 
-        As patient as the record of any outcome: nobody else knows of this one. A saga that was
-        pruned comes back as `stuck`, with the question. Where even its tombstone is gone observers
-        are told, with all that is known.
+        As patient as the record of any outcome: nobody else knows of this one. A saga that goes on
+        under a version which is not here is decided on by who has that. One that was pruned comes
+        back as `stuck`, with the question. Where even its tombstone is gone observers are told,
+        with all that is known.
 
         Raises:
             LogUnavailableError: Postgres did not answer for `RECORD_GRACE_SECONDS`.
@@ -238,9 +243,12 @@ class Mover:
 
         placed = False
         try:
-            placed = self._move_patiently(saga_id, facts) is not None or self._revived(
-                saga_id, late
-            )
+            placed = self._patiently(
+                lambda until: (
+                    self._move(saga_id, facts, waits_until=until) is not None
+                    or self._log.append_fact(saga_id, late, UNENDED)
+                )
+            ) or self._revived(saga_id, late)
         finally:
             if not placed:
                 emit("saga.late_outcome_unplaced", saga_id=saga_id, step=late.step, late=late)
@@ -251,14 +259,14 @@ class Mover:
             announce(revived.saga, revived.entries)
         return revived is not None
 
-    def _move_patiently(self, saga_id: UUID, facts: FactsOf) -> State | None:
+    def _patiently(self, write: Callable[[float], bool]) -> bool:
         until = time.monotonic() + RECORD_GRACE_SECONDS
         while True:
             try:
-                return self._move(saga_id, facts, waits_until=until)
-            except LogUnavailableError:
+                return write(until)
+            except (LogUnavailableError, Moved) as error:
                 if time.monotonic() > until:
-                    raise
+                    raise LogUnavailableError(str(error)) from error
                 time.sleep(RECORD_PAUSE_SECONDS)
 
     def _known(self, snapshot: Snapshot) -> SagaDefinition[Any]:
@@ -277,7 +285,7 @@ class Mover:
         """Read, add facts, decide, write by compare-and-set, ring; again while others are faster.
 
         A saga whose row is locked is left to a later sweep, unless the facts may not be lost: then
-        it is tried until `waits_until`.
+        it is tried until `waits_until`, and after that told of.
         """
         tries = 0
         while tries < MOVE_TRIES or time.monotonic() < waits_until:
@@ -298,10 +306,12 @@ class Mover:
             except Locked:
                 if time.monotonic() < waits_until:
                     continue
-                return None
+                break
             if moved:
                 self._tell(snapshot.saga, change, definition)
                 return decision.visible
+        if waits_until:
+            raise LogUnavailableError(f"others hold the row of saga {saga_id}: try it again")
         return None
 
     def _tell(self, saga: SagaRow, change: Advance, definition: SagaDefinition[Any] | None) -> None:

@@ -6,7 +6,8 @@ here, if this process has its definition, else by the next sweep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -15,7 +16,6 @@ from orchestrator.context import Effect, Movement
 from orchestrator.entries import (
     CancelRefused,
     CancelRequested,
-    Direction,
     EffectReported,
     Entry,
     Json,
@@ -23,7 +23,6 @@ from orchestrator.entries import (
     OperatorActed,
     Recorded,
     SagaResolved,
-    StepStarted,
     UndoFailed,
     UndoRequested,
     UnwindingStarted,
@@ -37,13 +36,14 @@ from orchestrator.errors import (
 )
 from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
-from orchestrator.mover import Mover
+from orchestrator.mover import ADD_SECONDS, Mover
 from orchestrator.outcomes import printable, told
 from orchestrator.payloads import MAX_BYTES, canonical, refuse_card_data, to_json
-from orchestrator.state import TERMINAL, State
+from orchestrator.state import TERMINAL, UNENDED, SagaState, State, StepState
 from orchestrator.storage.complaints import Complaint, complaint_of
 from orchestrator.storage.database import Moved
 from orchestrator.storage.reads import Reads, SagaSummary
+from orchestrator.storage.rows import Snapshot
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.signals import Signals
 
@@ -51,7 +51,6 @@ MAX_REASON_LENGTH = 500
 MAX_NAME_LENGTH = 200
 
 MOVING = (State.RUNNING, State.WAITING)
-UNENDED = tuple(each for each in State if each not in TERMINAL)
 
 
 class CancelStatus(StrEnum):
@@ -113,7 +112,7 @@ class OutsideFacts:
         """See `orchestrator.client.SagaClient.cancel`."""
         _check_words(reason, actor)
         fact = CancelRequested(reason=to_json(reason), actor=to_json(actor))
-        accepted = self._log.append_fact(saga.id, fact, MOVING, once=True)
+        accepted = self._append(saga.id, fact, MOVING, once=True)
         if not accepted and not self._log.has(saga.id, CancelRequested):
             raise StateConflictError(
                 f"saga {saga.id} is {saga.state}; only a running saga can be cancelled",
@@ -129,7 +128,7 @@ class OutsideFacts:
     def request_undo(self, saga: SagaSummary, *, reason: str, actor: str) -> bool:
         """See `orchestrator.client.SagaClient.request_undo`."""
         fact = UndoRequested(reason=reason, actor=actor)
-        self._add(saga, fact, unless=lambda entry: isinstance(entry, UndoRequested))
+        self._add(saga, fact, unless=_holds(lambda entry: isinstance(entry, UndoRequested)))
         return not self._log.has(saga.id, CancelRefused)
 
     def abandon(self, saga: SagaSummary, *, reason: str, actor: str) -> None:
@@ -158,14 +157,14 @@ class OutsideFacts:
         if effect.reference is None:
             raise PayloadError("an effect that others prove needs its reference")
         snapshot = self._log.read(saga.id)
-        entries = snapshot.entries if snapshot else []
-        if not any(_is_start(each.entry, step) for each in entries):
+        state = replay(snapshot.entries if snapshot else [])
+        if not _known(state, step).forward.attempts:
             raise StateConflictError(
                 f"step {step!r} of saga {saga.id} never ran", saga_id=saga.id, state=saga.state
             )
         reference = effect.reference
         fact = EffectReported(step=step, by=printable(by), **told(step, effect))
-        self._add(saga, fact, unless=lambda entry: _tells_of(entry, step, reference))
+        self._add(saga, fact, unless=_holds(lambda entry: _tells_of(entry, step, reference)))
 
     def report_undo_failed(
         self,
@@ -178,12 +177,7 @@ class OutsideFacts:
     ) -> None:
         """See `orchestrator.client.SagaClient.report_undo_failed`."""
         snapshot = self._log.read(saga.id)
-        known = replay(snapshot.entries if snapshot else []).step(step)
-        is_known = reference == known.undo_reference or any(
-            each.covered and reference in (each.reference, each.undo_reference)
-            for each in known.effects
-        )
-        if not is_known:
+        if not _is_undone(replay(snapshot.entries if snapshot else []), step, reference):
             raise StateConflictError(
                 f"no undo of {step!r} in saga {saga.id} bears the reference {reference!r}",
                 saga_id=saga.id,
@@ -195,7 +189,7 @@ class OutsideFacts:
             by=printable(by),
             movements=to_json([each.as_json() for each in movements]) or None,
         )
-        self._add(saga, fact, unless=lambda _: False)
+        self._add(saga, fact, unless=lambda _, state: not _is_undone(state, step, reference))
 
     def report_settled(self, saga: SagaSummary, step: str, reference: str, *, by: str) -> None:
         """See `orchestrator.client.SagaClient.report_settled`."""
@@ -203,21 +197,39 @@ class OutsideFacts:
         self._add(
             saga,
             fact,
-            unless=lambda entry: (
-                isinstance(entry, MovementSettled)
-                and (entry.step, entry.reference) == (step, reference)
+            unless=_holds(
+                lambda entry: (
+                    isinstance(entry, MovementSettled)
+                    and (entry.step, entry.reference) == (step, reference)
+                )
             ),
         )
 
-    def _add(self, saga: SagaSummary, fact: Entry, *, unless: Callable[[Entry], bool]) -> None:
+    def _add(
+        self, saga: SagaSummary, fact: Entry, *, unless: Callable[[Snapshot, SagaState], bool]
+    ) -> None:
         """Log a fact and decide at once, or leave the decision to who has the definition."""
         if self._mover.add(saga.id, fact, unless=unless) is not None:
             return
-        if not self._log.append_fact(saga.id, fact, UNENDED):
+        if not self._append(saga.id, fact, UNENDED):
             raise UnknownDefinitionError(
                 f"saga {saga.id} has ended and this process has not its definition "
                 f"({saga.definition} v{saga.version}): name its module in AMENDS_SAGAS",
             )
+
+    def _append(
+        self, saga_id: UUID, fact: Entry, states: Iterable[State], *, once: bool = False
+    ) -> bool:
+        """Append a fact as soon as nobody holds the saga's row."""
+        until = time.monotonic() + ADD_SECONDS
+        while True:
+            try:
+                return self._log.append_fact(saga_id, fact, states, once=once)
+            except Moved as error:
+                if time.monotonic() > until:
+                    raise LogUnavailableError(
+                        f"others hold the row of saga {saga_id}: try it again"
+                    ) from error
 
 
 def _check_words(reason: str, actor: str) -> None:
@@ -241,10 +253,22 @@ def _cancel_status(entries: Sequence[Recorded]) -> CancelStatus:
     return CancelStatus.PENDING
 
 
-def _is_start(entry: Entry, step: str) -> bool:
-    return isinstance(entry, StepStarted) and (entry.step, entry.direction) == (
-        step,
-        Direction.FORWARD,
+def _holds(is_told: Callable[[Entry], bool]) -> Callable[[Snapshot, SagaState], bool]:
+    """Whether the log holds such an entry."""
+    return lambda snapshot, _: any(is_told(each.entry) for each in snapshot.entries)
+
+
+def _known(state: SagaState, step: str) -> StepState:
+    """The step, also under the name that it had before the saga was migrated."""
+    return state.step(state.renamed.get(step, step))
+
+
+def _is_undone(state: SagaState, step: str, reference: str) -> bool:
+    """Whether an undo of that reference, or of an effect of that reference, is believed."""
+    known = _known(state, step)
+    return reference == known.undo_reference or any(
+        each.covered and reference in (each.reference, each.undo_reference)
+        for each in known.effects
     )
 
 

@@ -54,6 +54,7 @@ class State(StrEnum):
 
 PARKED = frozenset({State.FAILED_COMPENSATION, State.STUCK})
 TERMINAL = frozenset({State.COMPLETED, State.COMPENSATED, State.RESOLVED})
+UNENDED = frozenset(State) - TERMINAL
 
 SECOND_EFFECT = "second_effect"
 """Cause of an unwinding that takes back only what happened twice."""

@@ -32,7 +32,7 @@ from psycopg.errors import UniqueViolation
 from orchestrator.entries import ENTRY_TYPES, Entry, Json, Outcome, Recorded, decode, encode
 from orchestrator.state import TERMINAL, State
 from orchestrator.storage import statements
-from orchestrator.storage.database import Database, LockHeld, Row, run_inside
+from orchestrator.storage.database import Database, LockHeld, Moved, Row, run_inside
 from orchestrator.storage.documents import document
 from orchestrator.storage.rows import (
     Advance,
@@ -159,8 +159,8 @@ class SagaLog:
             return bool(
                 self._database.run(statements.GRANT, {"saga_id": saga_id}, writes="lock.commit")
             )
-        except UniqueViolation:
-            return False  # another saga was faster by a hair
+        except (UniqueViolation, Moved):
+            return False  # another saga, or another look, was faster by a hair
 
     def next_in_line(self, lock: str) -> UUID | None:
         """Return the saga that is first in line for a lock and does not have it."""

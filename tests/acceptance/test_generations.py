@@ -196,7 +196,7 @@ def operator_retries(family: Deployment, saga_id: UUID, step: str) -> None:
     mover = Mover(
         SagaLog(database), Signals(database), Tombstones(database), DEFINITIONS, family.doorbell
     )
-    mover.add(saga_id, SagaUnparked(by="ada", fresh=[step]), unless=lambda _: False)
+    mover.add(saga_id, SagaUnparked(by="ada", fresh=[step]), unless=lambda _, __: False)
 
 
 def is_sound(family: Deployment, world: World, state: State) -> None:
