@@ -29,6 +29,7 @@ from orchestrator.errors import AmendsError
 from orchestrator.guarding import Rate
 from steps.fraud_rules import blocklist_rule
 from steps.gateways.webhooks import WebhookSecret
+from workers.http.tokens import known_tokens
 
 PREFIX = "AMENDS_"
 Pool = Literal["threads", "prefork", "solo"]
@@ -81,6 +82,7 @@ class Settings(BaseSettings):
         workers_sweep: whether workers sweep too; without, `amends sweep` must run somewhere.
         sandbox_webhook_secrets, stripe_webhook_secrets: what the gateway signs its webhooks with;
             several while one takes another's place, each as ``secret`` or ``secret@end``.
+        http_tokens: who may use `amends serve`, as ``name=sha256`` of a token, with spaces between.
         alert_url: where alerts are posted; signed with each secret in `alert_secret`.
         alert_command: program and arguments that are given alerts, one at a time.
         alert_unknown_seconds: how long an outcome may be unknown before somebody is told.
@@ -138,6 +140,7 @@ class Settings(BaseSettings):
     workers_sweep: bool = True
     sandbox_webhook_secrets: str | None = Field(None, repr=False)
     stripe_webhook_secrets: str | None = Field(None, repr=False)
+    http_tokens: str | None = Field(None, repr=False)
     alert_url: str | None = Field(None, repr=False)
     alert_secret: str | None = Field(None, repr=False, validate_default=True)
     alert_command: Names = Field((), repr=False)
@@ -191,6 +194,12 @@ class Settings(BaseSettings):
     def _readable_secrets(cls, value: str | None) -> str | None:
         if value is not None:
             webhook_secrets_of(value)
+        return value
+
+    @field_validator("http_tokens")
+    @classmethod
+    def _readable_tokens(cls, value: str | None) -> str | None:
+        known_tokens(value)
         return value
 
     @field_validator("log_level", mode="before")

@@ -144,7 +144,10 @@ _EVENTS: Mapping[str, int] = {
 """Levels of the other events; one that is not named here is information."""
 
 _SHOWN = ("step", "direction", "attempt", "reason", "cause", "question", "signal", "outcome")
-_NOISY = ("celery.app.trace", "celery.worker.strategy", "httpx2", "httpcore2", "kombu.pidbox")
+_NOISY = (
+    *("celery.app.trace", "celery.worker.strategy", "httpx2", "httpcore2", "kombu.pidbox"),
+    "alembic.runtime.migration",
+)
 
 
 def configure(settings: Settings, level: int | None = None) -> None:

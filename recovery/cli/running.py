@@ -1,4 +1,4 @@
-"""``amends worker`` and ``amends sandbox``: the processes of a deployment, in the foreground."""
+"""``amends worker``, ``serve`` and ``sandbox``: processes of a deployment, in the foreground."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from recovery.isolation import child_environment
 from workers.worker import worker_argv
 
 DEFAULT_PORT = 8799
+HTTP_PORT = 8080
 
 
 @click.command(
@@ -85,6 +86,31 @@ def sandbox_command(session: Session, host: str, port: int, ledger: Path, log: b
     ledger.parent.mkdir(parents=True, exist_ok=True)
     session.output.note(f"ledger: {ledger}")
     serve(host=host, port=port, ledger_path=ledger, logs=log or session.output.as_json)
+
+
+@click.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=HTTP_PORT,
+    show_default=True,
+    help="0 takes a free one.",
+)
+@pass_session
+def serve_command(session: Session, host: str, port: int) -> None:
+    """Serve the HTTP edge: services start sagas, gateways deliver webhooks.
+
+    Needs the extra `http`. It speaks plain HTTP: put whatever ends TLS in front of it. Sagas are
+    for those who bear a token of AMENDS_HTTP_TOKENS.
+    """
+    try:
+        from workers.http.server import serve  # noqa: PLC0415 - an optional extra
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "starlette", "uvicorn"):
+            raise
+        raise Failure(f'{error.name} is missing: pip install "amends[http]"') from error
+    serve(session.settings, host=host, port=port, tell=session.output.note)
 
 
 def _names(text: str | None) -> Sequence[str]:

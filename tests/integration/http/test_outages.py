@@ -1,0 +1,190 @@
+"""The server killed, its database away, its broker away, and the end that it is asked for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import httpx2
+import pytest
+import redis
+import sqlalchemy
+
+from orchestrator.storage.database import create_engine
+from tests.http_edge import NO_BROKER, HttpEdge, order, problem, serving
+from tests.integration.http.test_starting import waits_for_lock
+from tests.integration.http.test_webhook_endpoint import event
+from tests.servers import Databases
+from tests.worker_processes import until
+from workers.local_servers.running_servers import RunningServers
+
+
+def post_or_nothing(edge: HttpEdge, number: int) -> httpx2.Response | None:
+    try:
+        return edge.post(order(f"K-{number}"), f'"request-{number}"')
+    except httpx2.HTTPError:
+        return None
+
+
+def test_a_server_killed_among_requests_leaves_one_saga_each(database: str, tmp_path: Path) -> None:
+    count, rounds = 40, 3
+    told: dict[int, httpx2.Response] = {}
+    for _ in range(rounds):
+        with serving(database, tmp_path) as edge, ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(post_or_nothing, edge, number) for number in range(count)]
+            until(lambda: sum(each.done() for each in asked) >= len(told) + 3, what="answers")  # noqa: B023 - called here
+            edge.member.kill()
+            for number, each in enumerate(asked):
+                answer = each.result()
+                if answer is None or answer.status_code == 409:
+                    continue
+                assert answer.text == told.setdefault(number, answer).text
+    assert 0 < len(told) < count, "the kills came in the middle"
+
+    with serving(database, tmp_path) as edge:
+        for number in range(count):
+            answer = edge.post(order(f"K-{number}"), f'"request-{number}"')
+            assert answer.status_code == 201, answer.text
+            assert number not in told or answer.text == told[number].text
+        assert edge.sagas() == count
+        assert edge.sql("SELECT count(DISTINCT key) FROM amends.saga") == [(count,)]
+
+
+def test_a_server_killed_before_the_commit_leaves_nothing(database: str, tmp_path: Path) -> None:
+    body = order("B-1")
+    with (
+        serving(database, tmp_path) as edge,
+        ThreadPoolExecutor(1) as pool,
+        edge.engine.connect() as blocker,
+    ):
+        blocker.execute(sqlalchemy.text("LOCK TABLE amends.saga_log IN EXCLUSIVE MODE"))
+        lost = pool.submit(edge.post, body)
+        until(lambda: waits_for_lock(edge), what="a start that waits")
+        edge.member.kill()
+        assert isinstance(lost.exception(), httpx2.HTTPError)
+        blocker.rollback()
+    with serving(database, tmp_path) as edge:
+        until(lambda: edge.post(body).status_code == 201, what="an answer")
+        assert edge.sagas() == 1
+
+
+@contextmanager
+def deaf_broker() -> Iterator[str]:
+    """A broker that takes connections and never says a word."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as deaf:
+        yield f"redis://127.0.0.1:{deaf.getsockname()[1]}/0"
+
+
+def test_a_server_killed_between_commit_and_answer_answers_the_same(
+    database: str, tmp_path: Path
+) -> None:
+    """The ring comes after the commit and before the answer; this one is never taken."""
+    body = order("C-1")
+    with (
+        deaf_broker() as url,
+        serving(database, tmp_path, broker_url=url) as edge,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        lost = pool.submit(edge.post, body)
+        until(lambda: edge.sagas() == 1, what="a committed saga")
+        assert not lost.done()
+        edge.member.kill()
+        assert isinstance(lost.exception(), httpx2.HTTPError)
+    with serving(database, tmp_path) as edge:
+        answer = edge.post(body)
+
+        assert answer.status_code == 201
+        assert answer.json()["created"]
+        assert edge.sql("SELECT id::text FROM amends.saga") == [(answer.json()["id"],)]
+
+
+def test_without_its_database_a_server_says_so_and_comes_back(
+    database: str, servers: RunningServers, tmp_path: Path
+) -> None:
+    body, delivery = order("D-1"), event()
+    with serving(database, tmp_path) as edge:
+        place = edge.post(order("D-0"), "earlier").headers["location"]
+        servers.postgres.stop()
+        edge.engine.dispose()
+        answers = [
+            edge.post(body, "a"),
+            edge.http.get(place),
+            edge.deliver(delivery),
+            edge.http.get("/readyz"),
+        ]
+        alive = edge.http.get("/healthz")
+        servers.postgres.start()
+
+        for answer in answers:
+            problem(answer, 503, "database_unavailable")
+            assert int(answer.headers["retry-after"]) > 0
+        assert alive.status_code == 200
+        until(lambda: edge.http.get("/readyz").status_code == 200, what="readiness")
+        assert (edge.sagas(), edge.webhooks()) == (1, 0)
+        assert edge.post(body, "a").status_code == 201
+        assert edge.deliver(delivery).json() == {"is_first": True}
+
+
+def test_without_a_broker_sagas_start(database: str, tmp_path: Path) -> None:
+    with serving(database, tmp_path, broker_url=NO_BROKER) as edge:
+        assert edge.post(order()).status_code == 201
+        assert edge.http.get("/readyz").json() == {"status": "degraded", "broker": "unreachable"}
+        until(lambda: edge.member.events("doorbell.failed"), what="a line about the broker")
+
+
+def test_with_a_broker_a_start_rings(database: str, broker_url: str, tmp_path: Path) -> None:
+    with serving(database, tmp_path, broker_url=broker_url) as edge:
+        assert edge.http.get("/readyz").json() == {"status": "ready", "broker": "answers"}
+        assert edge.post(order()).status_code == 201
+        with redis.Redis.from_url(broker_url) as broker:
+            assert broker.keys("amends:amends*"), "no message is in the queue"
+        assert not edge.member.events("doorbell.failed")
+
+
+def test_a_database_that_was_not_migrated_is_not_ready(
+    databases: Databases, servers: RunningServers, tmp_path: Path
+) -> None:
+    url = servers.postgres.create_database(f"bare_{uuid4().hex[:8]}")
+    with serving(url, tmp_path) as edge:
+        problem(edge.http.get("/readyz"), 503, "not_ready")
+        problem(edge.post(order()), 503, "not_ready")
+        problem(edge.deliver(event()), 503, "not_ready")
+        assert edge.http.get("/healthz").status_code == 200
+    databases.drop(url)
+
+
+def test_a_newer_schema_does_not_stop_an_older_server(database: str, tmp_path: Path) -> None:
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE amends.schema_version SET version_num = '9999'"))
+    engine.dispose()
+    with serving(database, tmp_path) as edge:
+        assert edge.http.get("/readyz").status_code == 200
+
+
+def test_sigterm_answers_what_runs_and_exits_with_0(database: str, tmp_path: Path) -> None:
+    with serving(database, tmp_path) as edge, ThreadPoolExecutor(1) as pool:
+        with edge.engine.connect() as blocker:
+            blocker.execute(sqlalchemy.text("LOCK TABLE amends.saga IN EXCLUSIVE MODE"))
+            running = pool.submit(edge.post, order())
+            until(lambda: waits_for_lock(edge), what="a start that waits")
+            edge.member.terminate()
+            until(lambda: "Shutting down" in edge.member.log, what="the shutdown")
+            with pytest.raises(httpx2.ConnectError):
+                httpx2.get(f"{edge.url}/healthz")
+            blocker.rollback()
+
+        assert running.result().status_code == 201
+        assert edge.member.wait_end() == 0
+        assert "Traceback" not in edge.member.log
+
+
+def test_without_tokens_nobody_gets_in(database: str, tmp_path: Path) -> None:
+    with serving(database, tmp_path, http_tokens="") as edge:
+        problem(edge.post(order()), 401, "not_authenticated")
+        assert "AMENDS_HTTP_TOKENS" in edge.member.log
+        assert edge.http.get("/healthz").status_code == 200

@@ -1,0 +1,1 @@
+"""The one transaction that the HTTP edge opens itself."""
