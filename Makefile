@@ -36,11 +36,11 @@ check: ## Format, lint, types, import contracts and the fast tests
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports
-	@$(PYTEST) --quiet tests/unit tests/architecture $(PYTEST_ARGS)
+	@$(PYTEST) --quiet tests/unit tests/architecture -m "not long" $(PYTEST_ARGS)
 
 chaos: ## Crash at every point, kill, stop, flush, restart; check the invariants (long)
 	$(INSTALL) dev
-	@$(PYTEST) tests/chaos tests/acceptance $(CHAOS_ARGS)
+	@$(PYTEST) tests/chaos tests/acceptance tests/unit/test_simulation.py $(CHAOS_ARGS)
 
 chaos-short: ## A slice of chaos that fits into CI
 	$(INSTALL) dev

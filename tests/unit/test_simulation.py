@@ -20,6 +20,7 @@ from orchestrator.entries import (
 )
 from orchestrator.state import PARKED, TERMINAL
 from orchestrator.state_machine import decide
+from tests.chaos.sizes import sizes
 from tests.histories import COMPENSATE, FORWARD, PROBE, History, doing, nothing, saga
 
 MAX_EVENTS = 400
@@ -308,17 +309,20 @@ def _later(definition: SagaDefinition[Any], name: str) -> set[str]:
     return found
 
 
-@settings(
-    max_examples=400,
-    deadline=None,
-    suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
-)
-@given(st.data())
-def test_whatever_happens_a_saga_keeps_its_promises_and_ends(data: st.DataObject) -> None:
-    definition = data.draw(definitions())
-    simulation = Simulation(data, definition)
-    simulation.run()
-    _check_order_of_the_whole_log(simulation.history)
+@sizes(150, 2000)
+def test_whatever_happens_a_saga_keeps_its_promises_and_ends(size: int) -> None:
+    @settings(
+        max_examples=size,
+        deadline=None,
+        suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
+    )
+    @given(st.data())
+    def keeps_its_promises(data: st.DataObject) -> None:
+        simulation = Simulation(data, data.draw(definitions()))
+        simulation.run()
+        _check_order_of_the_whole_log(simulation.history)
+
+    keeps_its_promises()
 
 
 def _check_order_of_the_whole_log(history: History) -> None:
