@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -46,13 +47,24 @@ _DAY = click.DateTime(formats=["%Y-%m-%d"])
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
+def _checked_zone(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    try:
+        return None if name is None else ZoneInfo(name).key
+    except (KeyError, ValueError) as error:
+        raise click.BadParameter(f"{name!r} is no time zone like Europe/Berlin") from error
+
+
 @click.command("reconcile")
 @click.option("--date", "day", type=_DAY, help="Which day; yesterday if not given.")
 @click.option("--report", type=_FILE, help="The gateway's report of the day, instead of asking it.")
 @click.option("--before", type=_FILE, help="With --report: that of the day before.")
 @click.option("--after", type=_FILE, help="With --report: that of the day after.")
 @click.option("--gateway", help="The name under which results are kept; by default its own.")
-@click.option("--zone", help="Where the report's days begin and end (IANA); by default its own.")
+@click.option(
+    "--zone",
+    callback=_checked_zone,
+    help="Where the report's days begin and end (IANA); by default its own.",
+)
 @pass_session
 def reconcile_command(
     session: Session,
