@@ -309,10 +309,20 @@ class Mover:
                 break
             if moved:
                 self._tell(snapshot.saga, change, definition)
-                return decision.visible
+                if not self._became_first(saga_id, decision.state):
+                    return decision.visible
         if waits_until:
             raise LogUnavailableError(f"others hold the row of saga {saga_id}: try it again")
         return None
+
+    def _became_first(self, saga_id: UUID, state: SagaState) -> bool:
+        """Whether a saga that was just put off may have its lock after all.
+
+        Who had it woke the first in line; a look that began before has put that off again.
+        """
+        if state.lock is None or state.lock_granted or state.phase is not State.RUNNING:
+            return False
+        return self._log.next_in_line(state.lock) == saga_id
 
     def _tell(self, saga: SagaRow, change: Advance, definition: SagaDefinition[Any] | None) -> None:
         """After the commit: observers, workers, and who waits for the saga."""

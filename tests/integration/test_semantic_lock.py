@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from orchestrator.client import NotStarted, Started
 from orchestrator.definition import Busy, Lock
 from orchestrator.errors import PayloadError, SagaLockedError
+from orchestrator.seam import intercepted
 from tests.histories import doing, saga
 from tests.integration.engine import Engine
 
@@ -67,6 +68,26 @@ def test_a_saga_in_line_that_is_cancelled_leaves_the_line(engine: Engine) -> Non
     assert engine.client.get(second).state == "compensated"
     engine.coordinator.execute(engine.claim(first))
     assert engine.finish(third) == "completed"
+
+
+def test_the_next_one_begins_though_it_was_looked_at_while_the_one_before_ended(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = start(engine, "a"), start(engine, "b")
+    holder = engine.claim(first)
+    monkeypatch.setattr(engine.coordinator.mover, "pass_on", lambda _saga: None)
+    ended: list[UUID] = []
+
+    def interceptor(name: str, action: Callable[[], Any]) -> Any:
+        if name == "decide.commit" and not ended:
+            ended.append(first)
+            engine.coordinator.execute(holder)
+        return action()
+
+    with intercepted(interceptor):
+        engine.coordinator.mover.look(second)
+    assert ended
+    assert "SagaLockGranted" in engine.kinds(second)
 
 
 def test_the_next_one_begins_though_nobody_was_told(
