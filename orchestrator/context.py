@@ -211,7 +211,10 @@ class StepContext(Generic[P]):
             return sending()
         self._requests += 1
         request = Request(
-            key=f"{self.idempotency_key}/{self.direction}", number=self._requests, takes=limit
+            key=f"{self.idempotency_key}/{self.direction}",
+            attempt=self.attempt,
+            number=self._requests,
+            takes=limit,
         )
         guards = self.resource(Guards)  # type: ignore[type-abstract]
         try:

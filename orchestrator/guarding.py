@@ -101,11 +101,13 @@ class Request:
 
     Args:
         key: the same for all attempts of a step and direction.
+        attempt: which of them it belongs to.
         number: the how-manieth request of its attempt it is, from 1.
         takes: the longest it may take.
     """
 
     key: str
+    attempt: int
     number: int
     takes: timedelta
 

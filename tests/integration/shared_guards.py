@@ -28,4 +28,4 @@ def other_server(broker_url: str) -> Iterator[SharedServer]:
 
 
 def request(key: str = "A-1", number: int = 1, *, takes: float = 5.0) -> Request:
-    return Request(key=key, number=number, takes=timedelta(seconds=takes))
+    return Request(key=key, attempt=1, number=number, takes=timedelta(seconds=takes))

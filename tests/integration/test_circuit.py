@@ -10,9 +10,11 @@ from datetime import timedelta
 import pytest
 
 from orchestrator.guarding import Breaker, NotLetThrough, Request, Verdict
+from steps.gateways.errors import NetworkError
+from steps.gateways.outages import of_gateway
 from tests.integration.engine import events
 from tests.integration.shared_guards import other_server, request, server  # noqa: F401 - fixtures
-from workers.resilience.circuit import Circuit, Entered
+from workers.resilience.circuit import Circuit, Entered, through
 from workers.resilience.own_circuit import OwnCircuit
 from workers.resilience.shared_server import SharedServer
 
@@ -139,6 +141,20 @@ def test_an_answered_trial_closes_it_and_a_failed_one_opens_it_again(
 
     assert [event for event, _ in heard] == ["circuit.trial_failed", "circuit.closed"]
     assert not there.enter(request()).is_trial
+
+
+def test_a_trial_that_failed_without_effect_spends_no_budget_of_the_saga_that_made_it(
+    here: Circuit,
+) -> None:
+    ended(here, [OUTAGE] * 3)
+    time.sleep(0.45)
+
+    def down() -> None:
+        raise NetworkError("refused")
+
+    with pytest.raises(NetworkError) as failed:
+        through(here, Breaker(judge=of_gateway), request(), down)
+    assert not failed.value.spends_budget
 
 
 def test_a_trial_that_says_nothing_leaves_the_next_one_free_at_once(here: Circuit) -> None:

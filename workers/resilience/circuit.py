@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
+from orchestrator.errors import Retriable
 from orchestrator.guarding import Breaker, NotLetThrough, Request, Verdict
 from orchestrator.instrumentation import emit
 from workers.resilience.shared_server import SharedServer
@@ -227,6 +228,8 @@ class Circuit:
 def through(circuit: Gate, breaker: Breaker, request: Request, send: Callable[[], T]) -> T:
     """Return what `send` returns, if the circuit lets it through, and tell it how that ended.
 
+    A trial is made for everybody: one that had no effect spends no budget of the saga that made it.
+
     Raises:
         NotLetThrough: `send` was not called.
     """
@@ -237,6 +240,8 @@ def through(circuit: Gate, breaker: Breaker, request: Request, send: Callable[[]
         verdict = Verdict.ANSWERED
     except Exception as error:
         verdict = breaker.judge(error)
+        if entered.is_trial and verdict is Verdict.OUTAGE and isinstance(error, Retriable):
+            error.spends_budget = False
         raise
     finally:
         circuit.leave(entered, verdict)
@@ -262,6 +267,10 @@ def _us(duration: timedelta) -> int:
 
 
 def _share(request: Request) -> float:
-    """From 0 to 1, the same for the same request: where in the spread it comes back."""
-    digest = hashlib.blake2b(f"{request.key}/{request.number}".encode(), digest_size=8).digest()
+    """From 0 to 1, the same for the same request: where in the spread it comes back.
+
+    Another attempt comes back elsewhere, so that not always the same saga has to be the trial.
+    """
+    spread = f"{request.key}/{request.attempt}/{request.number}"
+    digest = hashlib.blake2b(spread.encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64

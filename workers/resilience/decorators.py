@@ -118,7 +118,7 @@ def circuit_breaker(
 
         @functools.wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            request = Request(key=uuid.uuid4().hex, number=1, takes=LONGEST_CALL)
+            request = Request(key=uuid.uuid4().hex, attempt=1, number=1, takes=LONGEST_CALL)
             return through(circuit, breaker, request, lambda: function(*args, **kwargs))
 
         return guarded
