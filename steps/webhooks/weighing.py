@@ -136,7 +136,7 @@ def _of_a_refund(
     if refund.status is RefundStatus.PENDING:
         return
     if refund.reference not in _told_of(log):
-        if state.phase is State.COMPENSATING:
+        if state.unwinding is not None and not state.is_terminal:
             yield NotYet(reason=f"refund {refund.reference} is not in the log yet")
     elif refund.status is RefundStatus.SUCCEEDED:
         if any(each.reference == refund.reference and each.is_pending for each in movements(log)):
@@ -159,7 +159,7 @@ def _waits(step: StepState, state: SagaState) -> bool:
 
 def _is_first_of(step: StepState, state: SagaState) -> bool:
     """Whether it would count as the step's own, for steps after it to work with."""
-    return not step.effects and state.phase is State.RUNNING
+    return not step.effects and state.unwinding is None
 
 
 def _price(state: SagaState) -> Money:
