@@ -58,6 +58,7 @@ def _raise_curtain(stage: Stage, narrator: Narrator, pace: Pace) -> None:
     for _ in range(WORKERS):
         stage.start_worker()
     stage.start_sweeper()
+    stage.start_server()
     stage.wait_until_ready()
     pids = {each.name: each.pid for each in stage.children}
     narrator.say(

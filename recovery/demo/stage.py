@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shlex
@@ -292,6 +293,7 @@ def _settings(
         grace_seconds=3.0,
         workers_sweep=False,
         sandbox_webhook_secrets=WEBHOOK_SECRET,
+        http_tokens=f"demo={hashlib.sha256(http_token.encode()).hexdigest()}",
         alert_command=("tee", "-a", str(alerts)),
     )
 
@@ -307,7 +309,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         *("database_url", "broker_url", "broker_profile", "gateway_url", "carrier_url"),
         *("gateway_timeout_seconds", "lease_seconds", "sweep_seconds", "pool", "concurrency"),
         *("hand_off", "key_prefix", "log_format", "log_level", "grace_seconds", "workers_sweep"),
-        *("sandbox_webhook_secrets",),
+        *("sandbox_webhook_secrets", "http_tokens"),
     )
     chosen = {f"AMENDS_{name.upper()}": str(getattr(settings, name)) for name in names}
     chosen |= {

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import pytest
 
-from orchestrator.client import Started
 from orchestrator.entries import (
     Direction,
     Entry,
@@ -20,7 +19,6 @@ from orchestrator.entries import (
     StepSucceeded,
     UndoSkipped,
 )
-from orchestrator.errors import CardNumberError, IdempotencyConflictError
 from orchestrator.state import State
 from recovery.demo.scenarios import (
     fraud_block,
@@ -30,6 +28,7 @@ from recovery.demo.scenarios import (
 )
 from recovery.demo.scenarios.evidence import OrderEvidence
 from recovery.demo.scenarios.order import PRICE_MINOR
+from recovery.demo.scenarios.replayed_start import Starts
 from recovery.demo.scenarios.storage.rows import KeptVerdict
 from recovery.demo.scenarios.table import Place
 from steps.fraud import RULESET
@@ -116,8 +115,10 @@ STARTED_ONCE = replace(
     requests=[asked("authorize", 201), asked("capture", 200), asked("ship", 201)],
     lines=lines("saga.completed"),
 )
-STARTS = [Started(id=SAGA, key="o", created=created) for created in (True, False, False)]
-CONFLICT = IdempotencyConflictError("the key holds another payload")
+STARTS = Starts(
+    answers=[("1", created) for created in (True, False, False, False, False)],
+    refusals=["IdempotencyConflictError", "422 saga_key_reused"],
+)
 REFUNDED = OrderEvidence(
     sagas=1,
     state=State.COMPENSATED,
@@ -138,7 +139,7 @@ REFUNDED = OrderEvidence(
 
 def test_what_was_promised_leaves_no_cell_red() -> None:
     assert red(transient_failure.facts(AFTER_A_FAILURE)) == set()
-    assert red(replayed_start.facts(STARTED_ONCE, STARTS, CONFLICT)) == set()
+    assert red(replayed_start.facts(STARTED_ONCE, STARTS)) == set()
     assert red(refund.facts(REFUNDED)) == set()
 
 
@@ -173,14 +174,22 @@ def test_a_wrong_success_after_a_failure_is_seen(wrong: dict[str, Any], place: P
 def test_a_second_saga_of_one_key_is_seen(wrong: dict[str, Any], place: Place) -> None:
     found = replace(STARTED_ONCE, **wrong)
 
-    assert red(replayed_start.facts(found, STARTS, CONFLICT)) == {place}
+    assert red(replayed_start.facts(found, STARTS)) == {place}
 
 
-def test_another_payload_that_is_not_refused_or_refused_otherwise_is_seen() -> None:
-    for refusal in (None, CardNumberError("payload")):
-        assert red(replayed_start.facts(STARTED_ONCE, STARTS, refusal)) == {Place.SAGA_LOG}
-    twice = [replace(each, created=True) for each in STARTS]
-    assert red(replayed_start.facts(STARTED_ONCE, twice, CONFLICT)) == {Place.SAGA_LOG}
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"refusals": ["let in", "422 saga_key_reused"]},
+        {"refusals": ["IdempotencyConflictError", "201 None"]},
+        {"refusals": ["CardNumberError", "422 saga_key_reused"]},
+        {"answers": [("1", True)] * 5},
+        {"answers": [*STARTS.answers[:4], ("2", False)]},
+        {"answers": STARTS.answers[:1]},
+    ],
+)
+def test_a_start_that_is_answered_otherwise_is_seen(wrong: dict[str, Any]) -> None:
+    assert red(replayed_start.facts(STARTED_ONCE, replace(STARTS, **wrong))) == {Place.SAGA_LOG}
 
 
 @pytest.mark.parametrize(

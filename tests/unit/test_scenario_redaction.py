@@ -20,7 +20,10 @@ NOTHING: dict[str, list[str]] = {
     kind: [] for kind in ("tables", "broker", "logs", "ledger", "files")
 }
 HIDDEN = RedactionEvidence(
-    refused=dict.fromkeys(redaction.DOORS, "CardNumberError"),
+    refused={
+        **dict.fromkeys(redaction.DOORS, "CardNumberError"),
+        **dict.fromkeys(redaction.HTTP_DOORS, "422 card_data"),
+    },
     refused_messages=2,
     spilled=State.COMPENSATED,
     found=NOTHING,
@@ -46,6 +49,7 @@ def test_hidden_card_numbers_leave_no_cell_red() -> None:
     [
         ({"refused": {**HIDDEN.refused, "a signal": "let in"}}, Place.SAGA_LOG),
         ({"refused": {}}, Place.SAGA_LOG),
+        ({"refused": {**HIDDEN.refused, "a webhook's body": "200 None"}}, Place.SAGA_LOG),
         ({"refused_messages": 1}, Place.SAGA_LOG),
         ({"spilled": State.STUCK}, Place.SAGA_LOG),
         ({"found": {**NOTHING, "tables": ["a result"]}}, Place.SAGA_LOG),

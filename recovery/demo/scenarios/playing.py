@@ -14,6 +14,7 @@ from recovery.demo.scenarios import (
     refund,
     replayed_start,
     transient_failure,
+    webhooks,
 )
 from recovery.demo.scenarios.table import Fact, Row, in_saga_log
 from recovery.demo.stage import DemoError, Stage
@@ -32,6 +33,7 @@ SCENARIOS: Final = (
     Scenario(title=replayed_start.TITLE, play=replayed_start.play),
     Scenario(title=refund.TITLE, play=refund.play),
     Scenario(title=fraud_block.TITLE, play=fraud_block.play),
+    Scenario(title=webhooks.TITLE, play=webhooks.play),
     Scenario(title=reconciliation.TITLE, play=reconciliation.play),
     Scenario(title=redaction.TITLE, play=redaction.play),
 )

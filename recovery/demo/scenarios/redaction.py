@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,7 +14,7 @@ from celery import Celery
 
 from orchestrator.errors import AmendsError, CardNumberError
 from orchestrator.state import State
-from recovery.demo.scenarios import traces
+from recovery.demo.scenarios import over_http, traces
 from recovery.demo.scenarios.evidence import LINE_SECONDS, ended
 from recovery.demo.scenarios.order import UNITS, level_of, stocked
 from recovery.demo.scenarios.planted import card, found_in, grouped, masked
@@ -27,6 +29,7 @@ DOORS: Final = (
     *("a start's payload", "a start's token", "a start's key", "a trace"),
     *("a signal", "a signal's id", "a cancel's reason"),
 )
+HTTP_DOORS: Final = ("a request's body", "a webhook's body")
 IN_KEY: Final = "a message's key"
 IN_MESSAGES: Final = ("a message's payload", IN_KEY)
 
@@ -36,7 +39,7 @@ class RedactionEvidence:
     """What became of the card numbers.
 
     Attributes:
-        refused: by the door at which one was planted, the class of the error.
+        refused: by the door at which one was planted, the error's class or the answer over HTTP.
         spilled: the state of the saga that spills them.
         found: by the kind of place that was searched, the planted numbers found there.
         logs, processes: whose logs were searched, and whose there should be.
@@ -60,7 +63,9 @@ def play(stage: Stage) -> list[Fact]:
     """Run a saga that spills, knock at every door, and send messages; then search everything."""
     payload = stocked(stage, KEY)
     spilled = stage.client.start(SPILLING, {"order_id": KEY}, key=f"{KEY}-spilling")
-    refused = {door: _refusal(knock) for door, knock in _doors(stage, payload, spilled.id).items()}
+    doors = _doors(stage, payload, spilled.id)
+    refused = {door: _refusal(knock) for door, knock in doors.items()}
+    refused |= _refused_over_http(stage, payload)
     _send_messages(stage, payload)
     state = ended(stage, spilled.id)
     everywhere = (*SPILLED, *IN_MESSAGES, *refused)
@@ -108,8 +113,13 @@ def facts(found: RedactionEvidence) -> list[Fact]:
     return [
         in_saga_log(
             "starts, signals and cancels with a card number are refused: CardNumberError",
-            seen=dict(found.refused),
+            seen={each: found.refused.get(each) for each in DOORS},
             expected=dict.fromkeys(DOORS, CardNumberError.__name__),
+        ),
+        in_saga_log(
+            "so are HTTP bodies, with 422",
+            seen={each: found.refused.get(each) for each in HTTP_DOORS},
+            expected=dict.fromkeys(HTTP_DOORS, "422 card_data"),
         ),
         in_saga_log("so are start messages", seen=found.refused_messages, expected=2),
         in_saga_log(
@@ -181,6 +191,18 @@ def _refusal(knock: Callable[[], object]) -> str:
     except AmendsError as error:
         return type(error).__name__
     return "let in"
+
+
+def _refused_over_http(stage: Stage, payload: dict[str, Any]) -> dict[str, str]:
+    """What the HTTP edge answers to bodies with a card number, well signed where that counts."""
+    order = payload | {"customer_id": card("a request's body")}
+    event = {"id": "evt_card", "type": "payment.authorized", "note": card("a webhook's body")}
+    event["created_at"] = datetime.now(UTC).isoformat()
+    answers = {
+        "a request's body": over_http.start(stage, order, key=f"{KEY}-http", request="card"),
+        "a webhook's body": over_http.deliver(stage, json.dumps(event).encode()),
+    }
+    return {door: f"{each.status} {each.code}" for door, each in answers.items()}
 
 
 def _send_messages(stage: Stage, payload: dict[str, Any]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
 
-from orchestrator.client import Started
 from orchestrator.errors import AmendsError, IdempotencyConflictError
 from orchestrator.state import State
+from recovery.demo.scenarios import over_http
 from recovery.demo.scenarios.evidence import OrderEvidence, of_order
 from recovery.demo.scenarios.order import PRICE_MINOR, UNITS, stocked
 from recovery.demo.scenarios.table import Fact, in_ledger, in_logs, in_saga_log, in_stock
@@ -16,37 +19,44 @@ TITLE: Final = "idempotent replay"
 KEY: Final = "S-2"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starts:
+    """What each start was answered: the saga's id and whether it was created, or a refusal."""
+
+    answers: Sequence[tuple[str, bool]]
+    refusals: Sequence[str]
+
+
 def play(stage: Stage) -> list[Fact]:
-    """Start it twice at once, once more when it has ended, and then at half the price."""
+    """Start it twice, once more over HTTP, again when it has ended; then at half the price."""
     payload = stocked(stage, KEY)
-    starts = [stage.client.start("checkout", payload, key=KEY) for _ in range(2)]
-    of_order(stage, starts[0].id)
-    starts.append(stage.client.start("checkout", payload, key=KEY))
-    refusal: AmendsError | None = None
-    try:
-        stage.client.start("checkout", payload | {"amount_minor": PRICE_MINOR // 2}, key=KEY)
-    except AmendsError as error:
-        refusal = error
-    return facts(of_order(stage, starts[0].id), starts, refusal)
+    answers = [_started(stage, payload), _started(stage, payload), _started_by_http(stage, payload)]
+    saga_id = UUID(answers[0][0])
+    of_order(stage, saga_id)
+    answers += [_started(stage, payload), _started_by_http(stage, payload)]
+    cheaper = payload | {"amount_minor": PRICE_MINOR // 2}
+    refused = over_http.start(stage, cheaper, key=KEY, request="other")
+    refusals = [_refusal(stage, cheaper), f"{refused.status} {refused.code}"]
+    return facts(of_order(stage, saga_id), Starts(answers=answers, refusals=refusals))
 
 
-def facts(found: OrderEvidence, starts: list[Started], refusal: AmendsError | None) -> list[Fact]:
+def facts(found: OrderEvidence, starts: Starts) -> list[Fact]:
     """Compare what was found with what was promised."""
     return [
         in_saga_log(
-            "three starts, one saga",
+            "five starts, two of them over HTTP: one saga",
             seen=(
-                [each.created for each in starts],
-                len({each.id for each in starts}),
+                [created for _, created in starts.answers],
+                len({saga_id for saga_id, _ in starts.answers}),
                 found.sagas,
             ),
-            expected=([True, False, False], 1, 1),
+            expected=([True, False, False, False, False], 1, 1),
         ),
         in_saga_log("completed", seen=found.state, expected=State.COMPLETED),
         in_saga_log(
-            "another price: IdempotencyConflictError",
-            seen=type(refusal).__name__,
-            expected=IdempotencyConflictError.__name__,
+            "another price: IdempotencyConflictError, over HTTP 422",
+            seen=list(starts.refusals),
+            expected=[IdempotencyConflictError.__name__, "422 saga_key_reused"],
         ),
         in_ledger(
             "one charge of 19.90 EUR, asked for once",
@@ -67,3 +77,23 @@ def facts(found: OrderEvidence, starts: list[Started], refusal: AmendsError | No
             expected=["saga.completed"],
         ),
     ]
+
+
+def _started(stage: Stage, payload: dict[str, Any]) -> tuple[str, bool]:
+    started = stage.client.start("checkout", payload, key=KEY)
+    return str(started.id), started.created
+
+
+def _started_by_http(stage: Stage, payload: dict[str, Any]) -> tuple[str, bool]:
+    """Always the same request: its first answer comes again."""
+    answer = over_http.start(stage, payload, key=KEY, request="same")
+    return str(answer.body.get("id")), bool(answer.body.get("created", True))
+
+
+def _refusal(stage: Stage, payload: dict[str, Any]) -> str:
+    """The class of the error, or that there was none."""
+    try:
+        stage.client.start("checkout", payload, key=KEY)
+    except AmendsError as error:
+        return type(error).__name__
+    return "let in"

@@ -117,15 +117,15 @@ class Row:
 def drawn(rows: Sequence[Row]) -> RichTable:
     """Return the table for a terminal."""
     table = RichTable(box=box.ROUNDED, show_lines=True)
-    table.add_column("scenario", ratio=3, style="bold")
-    for place in Place:
-        table.add_column(place.value, ratio=4)
+    table.add_column("scenario", ratio=3, style="bold", overflow="fold")
+    for place, ratio in zip(Place, (6, 5, 4, 5), strict=True):
+        table.add_column(place.value, ratio=ratio, overflow="fold")
     for row in rows:
         table.add_row(f"{row.number} {row.title}", *[_drawn_cell(row, each) for each in Place])
     return table
 
 
-def written(rows: Sequence[Row], width: int = 160) -> str:
+def written(rows: Sequence[Row], width: int = 132) -> str:
     """Return the same as plain text, at most `width` characters wide."""
     console = Console(width=width, color_system=None, force_terminal=False)
     with console.capture() as captured:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-
-import httpx2
 
 from orchestrator.entries import SignalReceived
 from orchestrator.state import State
@@ -21,10 +18,10 @@ from recovery.demo.scenarios.evidence import (
     waits,
 )
 from recovery.demo.scenarios.order import PRICE_MINOR, UNITS, level_of, stocked
+from recovery.demo.scenarios.over_http import deliver
 from recovery.demo.scenarios.table import Fact, in_ledger, in_logs, in_saga_log, in_stock
 from recovery.demo.stage import WEBHOOK_SECRET, DemoError, Stage, wait_for
 from steps.gateways.sandbox.judge import DeliveryRow
-from steps.gateways.sandbox.signature import signed
 from steps.storage.webhook_inbox import WebhookOutcome, WebhookRows
 
 TITLE: Final = "webhooks: accepted, duplicate, tampered"
@@ -170,20 +167,10 @@ def _await_deliveries(stage: Stage, endpoint: int) -> None:
 
 def _tamper(stage: Stage) -> int:
     """Sign a body as the gateway does, change one digit of it, and deliver it."""
-    body = json.dumps(
-        {
-            "id": TAMPERED,
-            "type": "payment.succeeded",
-            "payment": {"order_reference": KEY, "amount_minor": PRICE_MINOR},
-        }
-    ).encode()
-    mark = signed(body, [WEBHOOK_SECRET], at=int(time.time()))
-    headers = {"content-type": "application/json", "sandbox-signature": mark}
+    told = {"id": TAMPERED, "type": "payment.succeeded", "payment": {"amount_minor": PRICE_MINOR}}
+    body = json.dumps(told).encode()
     changed = body.replace(str(PRICE_MINOR).encode(), str(PRICE_MINOR + 1).encode())
-    answer = httpx2.post(
-        stage.webhook_url, content=changed, headers=headers, timeout=10, trust_env=False
-    )
-    return answer.status_code
+    return deliver(stage, changed, signed_body=body).status
 
 
 def _refused(stage: Stage) -> list[int]:
