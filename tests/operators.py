@@ -13,7 +13,17 @@ from orchestrator.state import State
 from orchestrator.storage.rows import SagaRow, Snapshot
 from recovery.operator.cases import Case
 from recovery.operator.deciding import Plan, decided
-from recovery.operator.verbs import By, Verb
+from recovery.operator.verbs import (
+    Abandon,
+    By,
+    MarkDone,
+    MarkNotDone,
+    Probe,
+    Resolve,
+    Retry,
+    Skip,
+    Verb,
+)
 from tests.histories import COMPENSATE, PROBE, History, doing, nothing, saga
 
 SAGA_ID = UUID(int=7)
@@ -26,6 +36,17 @@ MAIL = doing("mail", retriable=True)
 SHOP = saga(RESERVE, PAY, SHIP)
 LONG = saga(RESERVE, PAY, SHIP, MAIL)
 ASKABLE = saga(RESERVE, doing("pay", probe=nothing, key_life=timedelta(0)), SHIP)
+EVERY: list[Verb] = [
+    Retry(),
+    Probe(step="pay"),
+    MarkDone(step="pay", reference="pay-1"),
+    MarkNotDone(step="pay"),
+    Skip(step="pay"),
+    Resolve(),
+    Abandon(),
+]
+"""Each verb that leaves a saga under its version, said of `pay`."""
+
 EARNED = [{"kind": "capture", "amount_minor": 1990, "currency": "EUR", "reference": "pay-1"}]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import pickle
 import random
 import uuid
@@ -11,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from tests.raw_messages import envelope
 
 STEPS = (
     "reserve_inventory",
@@ -34,29 +34,6 @@ class _Touch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self._path,)
-
-
-def envelope(
-    task: object, kwargs: object, *, args: object = (), body: Any = None, **changes: Any
-) -> bytes:
-    """A message of Celery's protocol 2 as kombu keeps it in Redis."""
-    identity = str(uuid.uuid4())
-    raw = json.dumps([args, kwargs, {}]).encode() if body is None else body
-    message = {
-        "body": base64.b64encode(raw).decode(),
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
-        "headers": {"task": task, "id": identity},
-        "properties": {
-            "correlation_id": identity,
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "amends"},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": identity,
-        },
-    }
-    return json.dumps(message | changes).encode()
 
 
 def forgeries(count: int, sagas: Sequence[UUID], touched: Path, seed: int = 1) -> Iterator[bytes]:

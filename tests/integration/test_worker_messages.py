@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 import uuid
@@ -23,6 +22,7 @@ from orchestrator.state import State
 from orchestrator.storage.database import Database, create_engine
 from orchestrator.storage.processes import Processes
 from recovery.sweep_loop import KIND as SWEEPER
+from tests.raw_messages import envelope
 from tests.sagas_for_workers import INLINE
 from tests.worker_processes import StartWorker, until
 from workers import connect
@@ -36,29 +36,6 @@ STEP = f"{INLINE.name}.flight"
 def valkey(broker_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(broker_url) as connected:
         yield connected
-
-
-def _envelope(
-    task: object, kwargs: object, *, args: object = (), body: bytes | None = None, **changes: Any
-) -> bytes:
-    """A message as a producer of any language would write it: Celery's protocol 2 on Redis."""
-    identity = str(uuid.uuid4())
-    raw = json.dumps([args, kwargs, {}]).encode() if body is None else body
-    envelope = {
-        "body": base64.b64encode(raw).decode(),
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
-        "headers": {"task": task, "id": identity},
-        "properties": {
-            "correlation_id": identity,
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "amends"},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": identity,
-        },
-    }
-    return json.dumps(envelope | changes).encode()
 
 
 def _completed(client: SagaClient, key: str) -> bool:
@@ -95,7 +72,7 @@ def test_a_saga_starts_from_raw_bytes(
     start_worker()
     arguments = {"saga": INLINE.name, "key": "raw", "payload": {"directory": str(tmp_path)}}
 
-    valkey.lpush(QUEUE, _envelope("amends.start", arguments))
+    valkey.lpush(QUEUE, envelope("amends.start", arguments))
 
     until(lambda: _completed(client, "raw"), what="the saga")
 
@@ -121,7 +98,7 @@ def test_starts_that_can_never_succeed_are_told_of_and_dropped(
     worker = start_worker()
 
     for arguments in REFUSED_STARTS.values():
-        valkey.lpush(QUEUE, _envelope("amends.start", arguments))
+        valkey.lpush(QUEUE, envelope("amends.start", arguments))
 
     until(lambda: worker.log.count('"start.refused"') == len(REFUSED_STARTS), what="the refusals")
     until(lambda: _completed(client, "used"), what="the saga that was there before")
@@ -138,25 +115,25 @@ def _rubbish() -> dict[str, bytes]:
         "a null": b"null",
         "an empty envelope": b"{}",
         "no properties": b'{"body": "", "headers": {"task": "x", "id": "y"}}',
-        "a body that is no base64": _envelope(step, good).replace(b'"body": "', b'"body": "%'),
-        "a body that is no JSON": _envelope(step, good, body=b"{{{"),
-        "a body of another shape": _envelope(step, good, body=b"7"),
-        "pickle": _envelope(
+        "a body that is no base64": envelope(step, good).replace(b'"body": "', b'"body": "%'),
+        "a body that is no JSON": envelope(step, good, body=b"{{{"),
+        "a body of another shape": envelope(step, good, body=b"7"),
+        "pickle": envelope(
             step,
             good,
             body=b"cos\nsystem\n(S'exit'\ntR.",
             **{"content-type": "application/x-python-serialize"},
         ),
-        "an unknown task": _envelope("nobody.knows", good),
-        "a task that is no string": _envelope(7, good),
-        "no attempt": _envelope(step, {"saga_id": good["saga_id"]}),
-        "no id": _envelope(step, {"saga_id": "42", "attempt": 1}),
-        "a huge attempt": _envelope(step, good | {"attempt": 10**30}),
-        "an attempt that is true": _envelope(step, good | {"attempt": True}),
-        "positional arguments": _envelope(step, {}, args=[good["saga_id"], 1]),
-        "arguments that are no mapping": _envelope(step, [1, 2]),
-        "an attempt nobody scheduled": _envelope(step, good),
-        "unknown arguments": _envelope(step, good | {"amount": 100}),
+        "an unknown task": envelope("nobody.knows", good),
+        "a task that is no string": envelope(7, good),
+        "no attempt": envelope(step, {"saga_id": good["saga_id"]}),
+        "no id": envelope(step, {"saga_id": "42", "attempt": 1}),
+        "a huge attempt": envelope(step, good | {"attempt": 10**30}),
+        "an attempt that is true": envelope(step, good | {"attempt": True}),
+        "positional arguments": envelope(step, {}, args=[good["saga_id"], 1]),
+        "arguments that are no mapping": envelope(step, [1, 2]),
+        "an attempt nobody scheduled": envelope(step, good),
+        "unknown arguments": envelope(step, good | {"amount": 100}),
     }
 
 
@@ -258,7 +235,7 @@ def test_a_step_s_message_sends_no_other_after_it(
 
     valkey.lpush(
         QUEUE,
-        _envelope(STEP, {}, body=json.dumps([[], arguments, follow_ups]).encode()),
+        envelope(STEP, {}, body=json.dumps([[], arguments, follow_ups]).encode()),
     )
 
     assert client.wait(saga_id).state is State.COMPLETED
@@ -284,7 +261,7 @@ def _chosen(saga_id: UUID, **choices: Any) -> bytes:
     """A ring of the saga's first attempt, with headers that only Celery knows."""
     arguments = {"saga_id": str(saga_id), "attempt": 1}
     headers = {"task": STEP, "id": str(uuid.uuid4()), **choices}
-    return _envelope(STEP, arguments, headers=headers)
+    return envelope(STEP, arguments, headers=headers)
 
 
 def test_the_ring_of_a_step_this_worker_does_not_have_is_soon_rung_again(

@@ -35,6 +35,7 @@ from tests.histories import COMPENSATE, History, doing, saga
 from tests.operators import (
     ADA,
     ASKABLE,
+    EVERY,
     PAY,
     SHOP,
     case_of,
@@ -105,17 +106,6 @@ def test_an_answer_about_no_step_of_the_saga_names_its_steps(
 def test_of_an_undone_step_nothing_is_left_to_say(answer: Callable[[str], Verb]) -> None:
     with pytest.raises(RefusedError, match="nothing of reserve is left"):
         plan(of_an_undo(), answer("reserve"))
-
-
-EVERY: list[Verb] = [
-    Retry(),
-    Probe(step="pay"),
-    MarkDone(step="pay", reference="r"),
-    MarkNotDone(step="pay"),
-    Skip(step="pay"),
-    Resolve(),
-    Abandon(),
-]
 
 
 @pytest.mark.parametrize("verb", EVERY, ids=lambda verb: verb.name)

@@ -8,13 +8,8 @@ from orchestrator.context import NotLanded
 from orchestrator.state import State
 from recovery.operator.operator import Operator
 from recovery.operator.verbs import (
-    Abandon,
     MarkDone,
     MarkNotDone,
-    Probe,
-    Resolve,
-    Retry,
-    Skip,
     Verb,
 )
 from tests.integration.engine import Engine
@@ -27,16 +22,7 @@ from tests.integration.operating.world import (
     undone,
     unknown,
 )
-
-EVERY: list[Verb] = [
-    Retry(),
-    Probe(step="pay"),
-    MarkDone(step="pay", reference="pay-1"),
-    MarkNotDone(step="pay"),
-    Skip(step="pay"),
-    Resolve(),
-    Abandon(),
-]
+from tests.operators import EVERY
 
 
 @pytest.mark.parametrize("verb", EVERY, ids=lambda verb: verb.name)

@@ -23,8 +23,6 @@ from recovery.operator.verbs import (
     By,
     MarkDone,
     MarkNotDone,
-    Probe,
-    Resolve,
     Retry,
     Skip,
     Verb,
@@ -40,6 +38,7 @@ from tests.integration.operating.world import (
     start,
     unknown,
 )
+from tests.operators import EVERY
 
 ANSWERS: list[Callable[[], Verb]] = [
     lambda: MarkDone(step="pay", reference="pay-1"),
@@ -78,17 +77,6 @@ def test_too_early_is_refused_with_the_moment_from_which_it_is_possible(
     assert refused.value.possible_from is not None
     assert abs(refused.value.possible_from - quiet) < timedelta(milliseconds=1)
     assert everything(engine) == before
-
-
-EVERY: list[Verb] = [
-    Retry(),
-    Probe(step="pay"),
-    MarkDone(step="pay", reference="pay-1"),
-    MarkNotDone(step="pay"),
-    Skip(step="pay"),
-    Resolve(),
-    Abandon(),
-]
 
 
 @pytest.mark.parametrize("verb", EVERY, ids=lambda verb: verb.name)
