@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from steps.gateways.payment import ChargeResult, ChargeStatus, RefundStatus
+
 MAX_NAME_CHARACTERS: Final = 180
 """Of an event's id and of every other name: a signal's deduplication id has room for it."""
 
@@ -45,6 +47,7 @@ class WebhookEvent:
     Args:
         payment_reference: the gateway's name for the payment.
         refund_reference: for the refund, if it is about one.
+        refund_status: how that stood when it was told.
         order_reference: our name for the order; None where the event does not repeat it.
         key: the idempotency key of what was opened; None where the event does not repeat it.
     """
@@ -52,9 +55,29 @@ class WebhookEvent:
     kind: EventKind
     payment_reference: str
     refund_reference: str | None
+    refund_status: RefundStatus | None
     order_reference: str | None
     key: str | None
     created_at: datetime
+
+    def is_shown_by(self, payment: ChargeResult) -> bool:
+        """Whether a lookup has come as far as the event; a lookup may lag behind what was told."""
+        if self.refund_reference is not None:
+            shown = {each.reference: each.status for each in payment.refunds}
+            status = shown.get(self.refund_reference)
+            return status is not None and _AGE[status] >= _AGE[self.refund_status or status]
+        return payment.status not in _BEFORE.get(self.kind, ())
+
+
+_AGE: Final = {RefundStatus.PENDING: 0, RefundStatus.SUCCEEDED: 1, RefundStatus.FAILED: 2}
+"""A refund that succeeded may fail still; never the other way round."""
+
+_BEFORE: Final = {
+    EventKind.AUTHORIZED: {ChargeStatus.REQUIRES_ACTION},
+    EventKind.CAPTURED: {ChargeStatus.REQUIRES_ACTION, ChargeStatus.AUTHORIZED},
+    EventKind.RELEASED: {ChargeStatus.REQUIRES_ACTION, ChargeStatus.AUTHORIZED},
+}
+"""Where a payment cannot stand any more once that was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,8 +136,8 @@ class Looking:
             )
         except StepError as error:
             return Later(reason=f"{gateway} did not answer: {type(error).__name__} {error}")
-        if not found:
-            return Later(reason=f"{gateway} does not show {event.payment_reference} yet")
+        if not found or not event.is_shown_by(found[0]):
+            return Later(reason=f"{gateway} does not show {event.payment_reference} like this yet")
         return self._compare(found[0], event, f"{gateway}:{event_id}")
 
     def _compare(self, payment: ChargeResult, event: WebhookEvent, source: str) -> Look:

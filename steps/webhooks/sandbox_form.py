@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
+from steps.gateways.payment import RefundStatus
 from steps.gateways.reading import Json, promised
 from steps.gateways.webhooks import SIGNATURE_HEADERS
 from steps.webhooks.event import Envelope, EventKind, WebhookEvent, WebhookForm, name
@@ -39,6 +40,7 @@ def event(body: Json) -> WebhookEvent:
             kind=kind,
             payment_reference=name(refund["payment_reference"]),
             refund_reference=name(refund["reference"]),
+            refund_status=RefundStatus(refund["status"]),
             order_reference=None,
             key=name(refund["key"]),
             created_at=_instant(body),
@@ -48,6 +50,7 @@ def event(body: Json) -> WebhookEvent:
         kind=kind,
         payment_reference=name(payment["reference"]),
         refund_reference=None,
+        refund_status=None,
         order_reference=name(payment["order_reference"]),
         key=name(payment["key"]),
         created_at=_instant(body),

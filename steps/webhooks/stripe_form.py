@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from steps.gateways.reading import Json, promised
-from steps.gateways.stripe.answers import AUTHORIZE_KEY, ORDER, REFUND_KEY
+from steps.gateways.stripe.answers import AUTHORIZE_KEY, ORDER, REFUND_KEY, REFUND_STATUS
 from steps.gateways.webhooks import SIGNATURE_HEADERS
 from steps.webhooks.event import Envelope, EventKind, WebhookEvent, WebhookForm, name
 
@@ -50,6 +50,7 @@ def event(body: Json) -> WebhookEvent:
         kind=KINDS[body["type"]],
         payment_reference=name(about["payment_intent" if is_refund else "id"]),
         refund_reference=name(about["id"]) if is_refund else None,
+        refund_status=REFUND_STATUS[about["status"]] if is_refund else None,
         order_reference=_pinned(about, ORDER),
         key=_pinned(about, REFUND_KEY if is_refund else AUTHORIZE_KEY),
         created_at=_instant(body),

@@ -48,7 +48,7 @@ _STATUS: Final = {
 _CHECK: Final = {"pass": CheckResult.MATCH, "fail": CheckResult.MISMATCH}
 """The issuer's other words, ``unavailable`` and ``unchecked``, say that it did not look."""
 
-_REFUND_STATUS: Final = {
+REFUND_STATUS: Final = {
     "pending": RefundStatus.PENDING,
     "requires_action": RefundStatus.PENDING,
     "succeeded": RefundStatus.SUCCEEDED,
@@ -99,7 +99,7 @@ def refund(body: Json) -> RefundResult:
         reference=text(body["id"]),
         payment_reference=text(body["payment_intent"]),
         amount=from_stripe_units(body["amount"], text(body["currency"])),
-        status=_REFUND_STATUS[body["status"]],
+        status=REFUND_STATUS[body["status"]],
         key=_pinned(body, REFUND_KEY),
         created_at=_instant(body),
     )
