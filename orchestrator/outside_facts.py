@@ -38,7 +38,7 @@ from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
 from orchestrator.mover import ADD_SECONDS, Mover
 from orchestrator.outcomes import printable, told
-from orchestrator.payloads import MAX_BYTES, canonical, refuse_card_data, to_json
+from orchestrator.payloads import MAX_BYTES, canonical, checked_key, refuse_card_data, to_json
 from orchestrator.state import TERMINAL, UNENDED, SagaState, State, StepState
 from orchestrator.storage.complaints import Complaint, complaint_of
 from orchestrator.storage.database import Moved
@@ -95,6 +95,7 @@ class OutsideFacts:
                 raise PayloadError(
                     f"name and dedup_id of a signal have 1 to {MAX_NAME_LENGTH} characters"
                 )
+        definition, key = checked_key(definition), checked_key(key)
         value = to_json(payload)
         if len(canonical(value)) > MAX_BYTES:
             raise PayloadError(f"the payload of a signal has at most {MAX_BYTES:,} bytes")
@@ -127,7 +128,8 @@ class OutsideFacts:
 
     def request_undo(self, saga: SagaSummary, *, reason: str, actor: str) -> bool:
         """See `orchestrator.client.SagaClient.request_undo`."""
-        fact = UndoRequested(reason=reason, actor=actor)
+        _check_words(reason, actor)
+        fact = UndoRequested(reason=to_json(reason), actor=to_json(actor))
         self._add(saga, fact, unless=_holds(lambda entry: isinstance(entry, UndoRequested)))
         return not self._log.has(saga.id, CancelRefused)
 
@@ -156,6 +158,7 @@ class OutsideFacts:
         """See `orchestrator.client.SagaClient.report_effect`."""
         if effect.reference is None:
             raise PayloadError("an effect that others prove needs its reference")
+        by = _checked_sender(by)
         snapshot = self._log.read(saga.id)
         state = replay(snapshot.entries if snapshot else [])
         if not _known(state, step).forward.attempts:
@@ -163,7 +166,7 @@ class OutsideFacts:
                 f"step {step!r} of saga {saga.id} never ran", saga_id=saga.id, state=saga.state
             )
         reference = effect.reference
-        fact = EffectReported(step=step, by=printable(by), **told(step, effect))
+        fact = EffectReported(step=step, by=by, **told(step, effect))
         self._add(saga, fact, unless=_holds(lambda entry: _tells_of(entry, step, reference)))
 
     def report_undo_failed(
@@ -176,6 +179,7 @@ class OutsideFacts:
         movements: Sequence[Movement],
     ) -> None:
         """See `orchestrator.client.SagaClient.report_undo_failed`."""
+        by = _checked_sender(by)
         snapshot = self._log.read(saga.id)
         if not _is_undone(replay(snapshot.entries if snapshot else []), step, reference):
             raise StateConflictError(
@@ -186,14 +190,17 @@ class OutsideFacts:
         fact = UndoFailed(
             step=step,
             reference=reference,
-            by=printable(by),
+            by=by,
             movements=to_json([each.as_json() for each in movements]) or None,
         )
         self._add(saga, fact, unless=lambda _, state: not _is_undone(state, step, reference))
 
     def report_settled(self, saga: SagaSummary, step: str, reference: str, *, by: str) -> None:
         """See `orchestrator.client.SagaClient.report_settled`."""
-        fact = MovementSettled(step=step, reference=reference, by=printable(by))
+        if not reference:
+            raise PayloadError("a movement that others settled needs its reference")
+        reference = told(step, Effect(reference=reference))["reference"]  # as the log names it
+        fact = MovementSettled(step=to_json(step), reference=reference, by=_checked_sender(by))
         self._add(
             saga,
             fact,
@@ -239,6 +246,12 @@ def _check_words(reason: str, actor: str) -> None:
         raise PayloadError(f"reason and actor have at most {MAX_REASON_LENGTH} characters")
     refuse_card_data(reason, "reason")
     refuse_card_data(actor, "actor")
+
+
+def _checked_sender(by: str) -> str:
+    if len(by) > MAX_REASON_LENGTH:
+        raise PayloadError(f"who tells it has at most {MAX_REASON_LENGTH} characters")
+    return printable(by)
 
 
 def _cancel_status(entries: Sequence[Recorded]) -> CancelStatus:

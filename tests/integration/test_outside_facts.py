@@ -12,8 +12,14 @@ from orchestrator import mover, outside_facts
 from orchestrator.claiming import Claim
 from orchestrator.context import Effect
 from orchestrator.definition import Migration
-from orchestrator.entries import EffectReported, LateOutcomeRecorded, SagaMigrated
-from orchestrator.errors import LogUnavailableError
+from orchestrator.entries import (
+    EffectReported,
+    LateOutcomeRecorded,
+    MovementSettled,
+    SagaMigrated,
+)
+from orchestrator.errors import InvalidKeyError, LogUnavailableError, PayloadError
+from orchestrator.outcomes import told
 from orchestrator.seam import intercepted
 from orchestrator.storage.rows import Migrated
 from tests.histories import doing, saga
@@ -108,17 +114,17 @@ def test_an_undo_that_two_report_as_failed_at_once_failed_once(engine: Engine) -
     def report() -> None:
         engine.client.report_undo_failed(saga_id, "pay", "re_1", by="webhook")
 
-    told: list[str] = []
+    twice: list[str] = []
 
     def interceptor(name: str, action: Callable[[], T]) -> T:
-        if name == "decide.commit" and not told:
-            told.append(name)
+        if name == "decide.commit" and not twice:
+            twice.append(name)
             report()
         return action()
 
     with intercepted(interceptor):
         report()
-    assert told
+    assert twice
     assert engine.kinds(saga_id).count("UndoFailed") == 1
 
 
@@ -149,3 +155,38 @@ def test_an_effect_is_believed_under_the_name_that_its_step_has_now(
     migrated(engine, saga_id)
     newer.client.report_effect(saga_id, "charge", Effect(reference="ch_1"), by="webhook")
     assert isinstance(newer.entries(saga_id)[-1], EffectReported)
+
+
+TOO_LONG = "x" * 5000
+CARD = "4242424242424242"
+
+
+@pytest.mark.parametrize("bad", ["", "\x00", "\ud800", TOO_LONG, CARD])
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda client, _, bad: client.signal((bad, "order-1"), "paid", dedup_id="1"),
+        lambda client, _, bad: client.signal(("shop", bad), "paid", dedup_id="1"),
+        lambda client, saga_id, bad: client.cancel(saga_id, reason=bad),
+        lambda client, saga_id, bad: client.request_undo(saga_id, reason=bad),
+    ],
+    ids=["definition", "key", "cancel", "undo"],
+)
+def test_what_cannot_be_stored_is_refused_at_the_door(
+    engine: Engine, tell: Callable[[Any, UUID, str], Any], bad: str
+) -> None:
+    saga_id = start(engine)
+    with pytest.raises((PayloadError, InvalidKeyError)):
+        tell(engine.client, saga_id, bad)
+    assert engine.kinds(saga_id) == ["SagaStarted"]
+    assert engine.sql("SELECT * FROM amends.signal") == []
+
+
+def test_a_settled_movement_bears_the_name_that_the_log_gave_it(engine: Engine) -> None:
+    saga_id = start(engine)
+    engine.client.report_settled(saga_id, "pay", f"{CARD}\x00", by="webhook")
+    [settled] = [each for each in engine.entries(saga_id) if isinstance(each, MovementSettled)]
+    assert settled.reference == told("pay", Effect(reference=f"{CARD}\x00"))["reference"]
+    assert CARD not in settled.reference
+    with pytest.raises(PayloadError, match="needs its reference"):
+        engine.client.report_settled(saga_id, "pay", "", by="webhook")
