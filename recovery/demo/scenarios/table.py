@@ -116,7 +116,7 @@ class Row:
 
 def drawn(rows: Sequence[Row]) -> RichTable:
     """Return the table for a terminal."""
-    table = RichTable(box=box.ROUNDED, show_lines=True)
+    table = RichTable(box=box.ROUNDED, show_lines=True, expand=True)
     table.add_column("scenario", ratio=3, style="bold", overflow="fold")
     for place, ratio in zip(Place, (6, 5, 4, 5), strict=True):
         table.add_column(place.value, ratio=ratio, overflow="fold")
