@@ -20,10 +20,11 @@ from recovery.cli.program import amends as amends_command
 from steps.gateways.sandbox.connections import Connections
 from steps.gateways.sandbox.ledger import Ledger
 from steps.gateways.sandbox.server import build_app
+from workers.http.app import build_app as build_http
 from workers.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
-COMPOSE = yaml.safe_load(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", (ROOT / "compose.yaml").read_text()))
+COMPOSE = yaml.safe_load(re.sub(r"\$\{\w+:-(\w*)\}", r"\1", (ROOT / "compose.yaml").read_text()))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -61,7 +62,7 @@ def seconds(duration: str) -> float:
 
 
 def test_the_services_of_a_whole_deployment_are_there() -> None:
-    assert SERVICES.keys() == {"postgres", "redis", "migrate", "sandbox", "worker", "beat"}
+    assert SERVICES.keys() == {"postgres", "redis", "migrate", "sandbox", "worker", "http", "beat"}
     assert OURS.keys() == SERVICES.keys() - {"postgres", "redis"}
 
 
@@ -115,6 +116,17 @@ def test_the_sandbox_is_checked_and_published_where_it_listens(tmp_path: Path) -
     assert OURS["sandbox"]["ports"] == [f"127.0.0.1:{sandbox['port']}:{sandbox['port']}"]
 
 
+def test_the_http_edge_is_checked_and_published_where_it_listens() -> None:
+    edge = parse("http").params
+    asked = OURS["http"]["healthcheck"]["test"][-1]
+    ((port, path),) = re.findall(r"127\.0\.0\.1:(\d+)(/\w+)'", asked)
+
+    assert edge["host"] == "0.0.0.0"  # noqa: S104 - inside the network of the composition
+    assert int(port) == edge["port"]
+    assert path in build_http(settings_of("http")).openapi()["paths"]
+    assert OURS["http"]["ports"] == [f"127.0.0.1:{edge['port']}:{edge['port']}"]
+
+
 def test_the_database_url_opens_the_database_that_postgres_makes() -> None:
     parts = urlsplit(settings_of("worker").database_url or "")
     made = SERVICES["postgres"]["environment"]
@@ -137,6 +149,7 @@ def test_a_worker_is_killed_only_after_its_own_grace() -> None:
     grace = settings_of("worker").grace_seconds
 
     assert seconds(OURS["worker"]["stop_grace_period"]) > grace + 10
+    assert seconds(OURS["http"]["stop_grace_period"]) > grace + 10
 
 
 def test_named_volumes_are_declared() -> None:

@@ -107,6 +107,11 @@ def test_importing_a_package_is_cheap(package: str) -> None:
     assert loaded.isdisjoint({*HEAVY, "pydantic", "click", "rich"})
 
 
+@pytest.mark.parametrize("module", ["workers.celery", "workers.bootstrap", "recovery.cli.program"])
+def test_what_runs_without_the_extra_loads_no_web_framework(module: str) -> None:
+    assert loaded_by(f"import {module}").isdisjoint({"fastapi", "starlette", "uvicorn"})
+
+
 def test_what_a_service_needs_to_define_a_saga_loads_no_broker() -> None:
     loaded = loaded_by("import orchestrator.definition, orchestrator.client")
     assert loaded.isdisjoint({"celery", "kombu", "redis"})

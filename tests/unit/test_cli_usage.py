@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from uuid import UUID
 
@@ -128,6 +130,29 @@ def test_an_unknown_saga_is_not_found_and_the_known_ones_are_named() -> None:
     answer = run("--database-url", NOWHERE, "start", "chekout", "--key", "K")
     assert answer.exit_code == ExitCode.NOT_FOUND
     assert "checkout" in answer.stderr
+
+
+def test_serving_without_the_extra_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "fastapi.py").write_text("raise ModuleNotFoundError('no', name='fastapi')")
+    answer = subprocess.run(
+        [sys.executable, "-m", "recovery.cli", "--database-url", NOWHERE, "serve"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert answer.returncode == ExitCode.FAILURE
+    assert answer.stderr == 'amends: fastapi is missing: pip install "amends[http]"\n'
+
+
+def test_a_place_that_is_taken_is_one_line() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        answer = run("--database-url", NOWHERE, "serve", "--port", port)
+    assert answer.exit_code == ExitCode.FAILURE
+    assert "in use" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
 
 
 def test_options_of_the_program_may_stand_after_the_verb() -> None:

@@ -32,8 +32,8 @@ def serve(settings: Settings, *, host: str, port: int, tell: Callable[[str], Non
         OSError: somebody else listens there.
     """
     app = build_app(settings)
-    telemetry.configure(settings)
     listener = _listen(host, port)
+    telemetry.configure(settings)
     config = uvicorn.Config(
         app,
         http="h11",  # the one whose limit on headers is known
@@ -60,9 +60,13 @@ def _listen(host: str, port: int) -> socket.socket:
     # for the client's delayed acknowledgement, because uvicorn writes head and body apart.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    listener.listen(BACKLOG)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -31,27 +31,26 @@ def post_or_nothing(edge: HttpEdge, number: int) -> httpx2.Response | None:
 
 
 def test_a_server_killed_among_requests_leaves_one_saga_each(database: str, tmp_path: Path) -> None:
-    count, rounds = 40, 3
-    told: dict[int, httpx2.Response] = {}
-    for _ in range(rounds):
-        with serving(database, tmp_path) as edge, ThreadPoolExecutor(8) as pool:
-            asked = [pool.submit(post_or_nothing, edge, number) for number in range(count)]
-            until(lambda: sum(each.done() for each in asked) >= len(told) + 3, what="answers")  # noqa: B023 - called here
-            edge.member.kill()
-            for number, each in enumerate(asked):
-                answer = each.result()
-                if answer is None or answer.status_code == 409:
-                    continue
-                assert answer.text == told.setdefault(number, answer).text
-    assert 0 < len(told) < count, "the kills came in the middle"
+    numbers, told = range(100), dict[int, httpx2.Response]()
+    with serving(database, tmp_path) as edge, ThreadPoolExecutor(8) as pool:
+        asked = {pool.submit(post_or_nothing, edge, number): number for number in numbers}
+        for done in as_completed(asked):
+            answer = done.result()
+            if answer is not None:
+                told[asked[done]] = answer
+            if len(told) == 5:
+                edge.member.kill()
+        assert {each.status_code for each in told.values()} == {201}
+        assert len(told) < len(numbers), "the kill came after the last request"
 
     with serving(database, tmp_path) as edge:
-        for number in range(count):
+        print(f"\nmeasured: {len(told)} answered before the kill, {edge.sagas()} sagas started")
+        for number in numbers:
             answer = edge.post(order(f"K-{number}"), f'"request-{number}"')
             assert answer.status_code == 201, answer.text
             assert number not in told or answer.text == told[number].text
-        assert edge.sagas() == count
-        assert edge.sql("SELECT count(DISTINCT key) FROM amends.saga") == [(count,)]
+        assert edge.sagas() == len(numbers)
+        assert edge.sql("SELECT count(DISTINCT key) FROM amends.saga") == [(len(numbers),)]
 
 
 def test_a_server_killed_before_the_commit_leaves_nothing(database: str, tmp_path: Path) -> None:
@@ -188,3 +187,28 @@ def test_without_tokens_nobody_gets_in(database: str, tmp_path: Path) -> None:
         problem(edge.post(order()), 401, "not_authenticated")
         assert "AMENDS_HTTP_TOKENS" in edge.member.log
         assert edge.http.get("/healthz").status_code == 200
+
+
+def test_a_client_of_the_least_rights_is_enough(database: str, tmp_path: Path) -> None:
+    """Its webhooks are kept; only who may change rows processes them."""
+    name = f"web_{uuid4().hex[:8]}"
+    owner = create_engine(database)
+    with owner.begin() as connection:
+        connection.execute(
+            sqlalchemy.text(f"CREATE USER {name} PASSWORD 'web' IN ROLE amends_client")
+        )
+    mine = owner.url.set(drivername="postgresql", username=name, password="web")
+    try:
+        with serving(mine.render_as_string(hide_password=False), tmp_path) as edge:
+            assert edge.post(order()).status_code == 201
+            assert edge.post(order()).status_code == 201
+            place = edge.post(order(), "another").headers["location"]
+            assert edge.http.get(place).status_code == 200
+            assert edge.http.get("/readyz").status_code == 200
+            assert edge.deliver(event()).status_code == 200
+            until(lambda: edge.member.events("http.processing_failed"), what="a line")
+            assert edge.deliver(event()).status_code == 200
+    finally:
+        with owner.begin() as connection:
+            connection.execute(sqlalchemy.text(f"DROP USER {name}"))
+        owner.dispose()
