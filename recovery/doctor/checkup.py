@@ -9,6 +9,7 @@ from orchestrator.definitions import Definitions
 from orchestrator.errors import AmendsError
 from orchestrator.storage.database import Database
 from recovery.doctor import activity, installation, readers, servers
+from recovery.doctor.circuits import circuits
 from recovery.doctor.findings import Check, Finding, Verdict, fail, skipped
 from workers.settings import Settings
 
@@ -32,6 +33,7 @@ def checkup(
     yield from _guarded("names", installation.names, explain)
     yield from _guarded("settings", lambda: installation.settings(settings), explain)
     yield from _broker(settings, explain)
+    yield from _guarded("circuits", lambda: circuits(settings, definitions()), explain)
     if settings.database_url is None:
         yield skipped("database", "no database is set")
         return

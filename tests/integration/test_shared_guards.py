@@ -15,6 +15,7 @@ from tests.integration.engine import events
 from tests.integration.shared_guards import request, server  # noqa: F401 - fixtures
 from workers.bootstrap import shared_guards
 from workers.local_servers.running_servers import RunningServers
+from workers.resilience.decorators import circuit_breaker, rate_limit
 from workers.resilience.guards import Numbers, SharedGuards
 from workers.resilience.shared_server import TIMEOUT_SECONDS, SharedServer
 from workers.settings import Settings
@@ -151,3 +152,22 @@ def test_a_server_that_hangs_holds_up_one_call_and_is_asked_again_later(
 
     assert took < 2 * TIMEOUT_SECONDS
     assert [event for event, _ in heard] == ["guards.lost", "guards.regained"]
+
+
+def test_decorated_functions_share_a_rate_and_a_circuit_by_the_servers_url(broker_url: str) -> None:
+    def down() -> None:
+        raise ConnectionRefusedError
+
+    limited = [
+        rate_limit(max_calls=1, period=timedelta(minutes=1), name="mail", url=broker_url)(answered)
+        for _ in range(2)
+    ]
+    broken = [circuit_breaker(failure_threshold=1, name="mail", url=broker_url)(down) for _ in "ab"]
+
+    limited[0]()
+    with pytest.raises(NotLetThrough):
+        limited[1]()
+    with pytest.raises(ConnectionRefusedError):
+        broken[0]()
+    with pytest.raises(NotLetThrough):
+        broken[1]()

@@ -86,6 +86,10 @@ class SharedGuards(Guards):
             else:
                 guard.rate.give_back(slot)
 
+    def circuit(self, policy: CallPolicy) -> Circuit | None:
+        """Return the circuit of a policy, for those who want to look at it."""
+        return self._guard(policy).circuit
+
     def _guard(self, policy: CallPolicy) -> _Guard:
         if policy not in self._known:
             self._known[policy] = self._built(self._numbers.of(policy))
