@@ -48,8 +48,8 @@ def test_every_scenario_leaves_what_was_promised_in_every_place(
     for row in rows:
         assert set(row["cells"]) == set(Place)
         for cell in row["cells"].values():
-            assert cell["facts"]
-            assert [each for each in cell["facts"] if each["seen"] != each["expected"]] == []
+            assert cell["expectations"]
+            assert [each for each in cell["expectations"] if each["seen"] != each["expected"]] == []
             assert cell["ok"]
     assert code == 0
 

@@ -138,9 +138,9 @@ REFUNDED = OrderEvidence(
 
 
 def test_what_was_promised_leaves_no_cell_red() -> None:
-    assert red(transient_failure.facts(AFTER_A_FAILURE)) == set()
-    assert red(replayed_start.facts(STARTED_ONCE, STARTS)) == set()
-    assert red(refund.facts(REFUNDED)) == set()
+    assert red(transient_failure.expectations(AFTER_A_FAILURE)) == set()
+    assert red(replayed_start.expectations(STARTED_ONCE, STARTS)) == set()
+    assert red(refund.expectations(REFUNDED)) == set()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_what_was_promised_leaves_no_cell_red() -> None:
     ],
 )
 def test_a_wrong_success_after_a_failure_is_seen(wrong: dict[str, Any], place: Place) -> None:
-    assert red(transient_failure.facts(replace(AFTER_A_FAILURE, **wrong))) == {place}
+    assert red(transient_failure.expectations(replace(AFTER_A_FAILURE, **wrong))) == {place}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_wrong_success_after_a_failure_is_seen(wrong: dict[str, Any], place: P
 def test_a_second_saga_of_one_key_is_seen(wrong: dict[str, Any], place: Place) -> None:
     found = replace(STARTED_ONCE, **wrong)
 
-    assert red(replayed_start.facts(found, STARTS)) == {place}
+    assert red(replayed_start.expectations(found, STARTS)) == {place}
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,9 @@ def test_a_second_saga_of_one_key_is_seen(wrong: dict[str, Any], place: Place) -
     ],
 )
 def test_a_start_that_is_answered_otherwise_is_seen(wrong: dict[str, Any]) -> None:
-    assert red(replayed_start.facts(STARTED_ONCE, replace(STARTS, **wrong))) == {Place.SAGA_LOG}
+    assert red(replayed_start.expectations(STARTED_ONCE, replace(STARTS, **wrong))) == {
+        Place.SAGA_LOG
+    }
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_a_start_that_is_answered_otherwise_is_seen(wrong: dict[str, Any]) -> No
 def test_a_void_or_a_part_in_place_of_the_refund_is_seen(
     wrong: dict[str, Any], place: Place
 ) -> None:
-    assert red(refund.facts(replace(REFUNDED, **wrong))) == {place}
+    assert red(refund.expectations(replace(REFUNDED, **wrong))) == {place}
 
 
 BLOCKED = OrderEvidence(
@@ -228,7 +230,7 @@ VERDICT = KeptVerdict(decision=Decision.BLOCK, reasons=("blocklist",), ruleset=R
 
 
 def test_a_block_leaves_no_cell_red() -> None:
-    assert red(fraud_block.facts(BLOCKED, [VERDICT], 0)) == set()
+    assert red(fraud_block.expectations(BLOCKED, [VERDICT], 0)) == set()
 
 
 @pytest.mark.parametrize(
@@ -249,4 +251,4 @@ def test_a_block_that_asked_the_gateway_or_left_no_verdict_is_seen(
 ) -> None:
     kept = [VERDICT] if verdicts is None else verdicts
 
-    assert red(fraud_block.facts(replace(BLOCKED, **wrong), kept, asked)) == {place}
+    assert red(fraud_block.expectations(replace(BLOCKED, **wrong), kept, asked)) == {place}

@@ -56,7 +56,7 @@ DELIVERED = WebhookEvidence(
 
 
 def test_a_webhook_that_is_heard_once_leaves_no_cell_red() -> None:
-    assert red(webhooks.facts(DELIVERED)) == set()
+    assert red(webhooks.expectations(DELIVERED)) == set()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_webhook_that_is_heard_once_leaves_no_cell_red() -> None:
 def test_a_webhook_that_is_believed_or_heard_twice_is_seen(
     wrong: dict[str, Any], place: Place
 ) -> None:
-    assert red(webhooks.facts(replace(DELIVERED, **wrong))) == {place}
+    assert red(webhooks.expectations(replace(DELIVERED, **wrong))) == {place}
 
 
 SUMMARY = {each.value: 0 for each in T} | {
@@ -119,7 +119,7 @@ RECONCILED = ReconciliationEvidence(
 
 
 def test_three_discrepancies_and_no_more_leave_no_cell_red() -> None:
-    assert red(reconciliation.facts(RECONCILED)) == set()
+    assert red(reconciliation.expectations(RECONCILED)) == set()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_three_discrepancies_and_no_more_leave_no_cell_red() -> None:
 def test_a_discrepancy_that_is_not_found_or_not_planted_is_seen(
     wrong: dict[str, Any], places: set[Place]
 ) -> None:
-    assert red(reconciliation.facts(replace(RECONCILED, **wrong))) == places
+    assert red(reconciliation.expectations(replace(RECONCILED, **wrong))) == places
 
 
 @pytest.mark.parametrize("hour", range(0, 24, 5))

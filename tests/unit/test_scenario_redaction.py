@@ -41,7 +41,7 @@ HIDDEN = RedactionEvidence(
 
 
 def test_hidden_card_numbers_leave_no_cell_red() -> None:
-    assert red(redaction.facts(HIDDEN)) == set()
+    assert red(redaction.expectations(HIDDEN)) == set()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_hidden_card_numbers_leave_no_cell_red() -> None:
     ],
 )
 def test_a_card_number_that_is_found_or_let_in_is_seen(wrong: dict[str, Any], place: Place) -> None:
-    assert red(redaction.facts(replace(HIDDEN, **wrong))) == {place}
+    assert red(redaction.expectations(replace(HIDDEN, **wrong))) == {place}
 
 
 @pytest.mark.parametrize(

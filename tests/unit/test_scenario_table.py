@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import CardNumberError
+from recovery.demo import show
+from recovery.demo.narrator import JsonNarrator
 from recovery.demo.scenarios.playing import Scenario, played
 from recovery.demo.scenarios.table import (
-    Fact,
+    Expectation,
     Row,
     failures,
     in_ledger,
@@ -28,21 +29,23 @@ GREEN = [
 
 
 def test_a_place_that_nobody_looked_at_is_no_pass() -> None:
-    row = Row(number=1, title="one", facts=GREEN[:3])
+    row = Row(number=1, title="one", expectations=GREEN[:3])
 
     assert not row.holds
     assert list(failures([row])) == ["scenario 1, log output: nothing was checked"]
     assert "✗ nothing was checked" in written([row])
-    assert row.as_json()["cells"]["log output"] == {"ok": False, "facts": []}
+    assert row.as_json()["cells"]["log output"] == {"ok": False, "expectations": []}
 
 
 def test_text_and_json_say_what_was_seen_instead() -> None:
-    row = Row(number=1, title="one", facts=[*GREEN, in_ledger("one charge", seen=2, expected=1)])
+    row = Row(
+        number=1, title="one", expectations=[*GREEN, in_ledger("one charge", seen=2, expected=1)]
+    )
 
     assert "✗ one charge: seen 2, expected 1" in written([row], width=400)
     assert list(failures([row])) == ["scenario 1, gateway ledger: one charge: seen 2, expected 1"]
     assert row.as_json()["ok"] is False
-    assert row.as_json()["cells"]["gateway ledger"]["facts"][1] == {
+    assert row.as_json()["cells"]["gateway ledger"]["expectations"][1] == {
         "says": "one charge",
         "ok": False,
         "seen": 2,
@@ -50,15 +53,30 @@ def test_text_and_json_say_what_was_seen_instead() -> None:
     }
 
 
-@pytest.mark.parametrize("error", [DemoError("it hangs"), CardNumberError("payload")])
+@pytest.mark.parametrize("error", [DemoError("it hangs"), KeyError("on_hand")])
 def test_a_scenario_that_cannot_be_played_is_red_and_the_others_are_played(
     error: Exception,
 ) -> None:
-    def breaks(_: Any) -> list[Fact]:
+    def breaks(_: Any) -> list[Expectation]:
         raise error
 
-    scenarios: list[Callable[[Any], Sequence[Fact]]] = [breaks, lambda _: GREEN]
+    scenarios: list[Callable[[Any], Sequence[Expectation]]] = [breaks, lambda _: GREEN]
     stage: Any = None
     rows = played(stage, [Scenario(title="one", play=each) for each in scenarios])
 
     assert [each.holds for each in rows] == [False, True]
+
+
+@pytest.mark.parametrize("reds", [0, 1])
+def test_a_red_row_is_told_and_the_show_does_not_hold(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], reds: int
+) -> None:
+    wrong = [in_stock("none put aside", seen=1, expected=0)] * reds
+    row = Row(number=1, title="one", expectations=[*GREEN, *wrong])
+    monkeypatch.setattr(show, "played", lambda _: [row])
+    verdicts: Any = show._Verdicts(JsonNarrator())
+    stage: Any = None
+
+    assert show._scenarios(stage, verdicts) == [row]
+    assert verdicts.all_hold == (reds == 0)
+    assert ("none put aside: seen 1, expected 0" in capsys.readouterr().out) == (reds == 1)

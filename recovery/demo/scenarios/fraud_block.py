@@ -9,7 +9,7 @@ from orchestrator.state import State
 from recovery.demo.scenarios.evidence import OrderEvidence, of_order
 from recovery.demo.scenarios.order import UNITS, stocked
 from recovery.demo.scenarios.storage.rows import KeptVerdict, verdicts
-from recovery.demo.scenarios.table import Fact, in_ledger, in_logs, in_saga_log, in_stock
+from recovery.demo.scenarios.table import Expectation, in_ledger, in_logs, in_saga_log, in_stock
 from recovery.demo.stage import BLOCKED_DOMAIN, Stage
 from steps.fraud import RULESET
 from steps.verdict import Decision
@@ -18,7 +18,7 @@ TITLE: Final = "fraud block"
 KEY: Final = "S-4"
 
 
-def play(stage: Stage) -> list[Fact]:
+def play(stage: Stage) -> list[Expectation]:
     """Order with a mailbox of the blocked domain, in another spelling."""
     payer = {"email": f"Eve+cds@{BLOCKED_DOMAIN.upper()}"}
     payload = stocked(stage, KEY, payer=payer)
@@ -26,10 +26,12 @@ def play(stage: Stage) -> list[Fact]:
     started = stage.client.start("checkout", payload, key=KEY)
     found = of_order(stage, started.id)
     asked = sum(1 for _ in stage.judge.requests()) - asked_before
-    return facts(found, verdicts(stage.engine, KEY), asked)
+    return expectations(found, verdicts(stage.engine, KEY), asked)
 
 
-def facts(found: OrderEvidence, kept: Sequence[KeptVerdict], asked: int) -> list[Fact]:
+def expectations(
+    found: OrderEvidence, kept: Sequence[KeptVerdict], asked: int
+) -> list[Expectation]:
     """Compare what was found with what was promised.
 
     Args:

@@ -18,7 +18,7 @@ from recovery.cli.failures import ExitCode
 from recovery.demo.scenarios.day_that_ends import ZONE, ending_at, next_second
 from recovery.demo.scenarios.evidence import challenged, ended, of_order, waits
 from recovery.demo.scenarios.order import PRICE_MINOR, UNITS, level_of, stocked
-from recovery.demo.scenarios.table import Fact, in_ledger, in_logs, in_saga_log, in_stock
+from recovery.demo.scenarios.table import Expectation, in_ledger, in_logs, in_saga_log, in_stock
 from recovery.demo.stage import DemoError, Stage, wait_for
 from recovery.reconciliation.discrepancies import DiscrepancyType
 from recovery.reconciliation.report_file import COLUMNS
@@ -68,7 +68,7 @@ class ReconciliationEvidence:
     events: Sequence[str]
 
 
-def play(stage: Stage) -> list[Fact]:
+def play(stage: Stage) -> list[Expectation]:
     """Let a webhook get lost, spoil the report in two places, and reconcile the day."""
     sagas = {key: _started(stage, key) for key in KEYS}
     waited = stage.client.get(sagas[LOST]).state
@@ -100,7 +100,7 @@ def play(stage: Stage) -> list[Fact]:
     found = findings.find(
         gateway=gateway.capabilities.name, day=day.day, closed_too=True, limit=100
     )
-    return facts(
+    return expectations(
         ReconciliationEvidence(
             waited=waited,
             states={key: ended(stage, saga_id) for key, saga_id in sagas.items()},
@@ -117,7 +117,7 @@ def play(stage: Stage) -> list[Fact]:
     )
 
 
-def facts(found: ReconciliationEvidence) -> list[Fact]:
+def expectations(found: ReconciliationEvidence) -> list[Expectation]:
     """Compare what was found with what was promised."""
     return [
         in_saga_log(

@@ -19,7 +19,7 @@ from recovery.demo.scenarios.evidence import LINE_SECONDS, ended
 from recovery.demo.scenarios.order import UNITS, level_of, stocked
 from recovery.demo.scenarios.planted import card, found_in, grouped, masked
 from recovery.demo.scenarios.spilling import IN_LOGS, IN_TABLES, SPILLED, SPILLING
-from recovery.demo.scenarios.table import Fact, in_ledger, in_logs, in_saga_log, in_stock
+from recovery.demo.scenarios.table import Expectation, in_ledger, in_logs, in_saga_log, in_stock
 from recovery.demo.stage import Stage, wait_for
 
 TITLE: Final = "log redaction"
@@ -59,7 +59,7 @@ class RedactionEvidence:
     reserved: int
 
 
-def play(stage: Stage) -> list[Fact]:
+def play(stage: Stage) -> list[Expectation]:
     """Run a saga that spills, knock at every door, and send messages; then search everything."""
     payload = stocked(stage, KEY)
     spilled = stage.client.start(SPILLING, {"order_id": KEY}, key=f"{KEY}-spilling")
@@ -88,7 +88,7 @@ def play(stage: Stage) -> list[Fact]:
     }
     texts = {kind: "\n".join(each.values()) for kind, each in kinds.items()}
     level = level_of(stage, KEY)
-    return facts(
+    return expectations(
         RedactionEvidence(
             refused=refused,
             spilled=state,
@@ -107,7 +107,7 @@ def play(stage: Stage) -> list[Fact]:
     )
 
 
-def facts(found: RedactionEvidence) -> list[Fact]:
+def expectations(found: RedactionEvidence) -> list[Expectation]:
     """Compare what was found with what was promised."""
     stored = ("tables", "broker")
     return [

@@ -8,22 +8,22 @@ from orchestrator.entries import Direction, UndoSkipped
 from orchestrator.state import State
 from recovery.demo.scenarios.evidence import OrderEvidence, of_order
 from recovery.demo.scenarios.order import PRICE_MINOR, UNITS, stocked
-from recovery.demo.scenarios.table import Fact, in_ledger, in_logs, in_saga_log, in_stock
+from recovery.demo.scenarios.table import Expectation, in_ledger, in_logs, in_saga_log, in_stock
 from recovery.demo.stage import Stage
 
 TITLE: Final = "compensation: the shipment fails after the capture"
 KEY: Final = "S-3"
 
 
-def play(stage: Stage) -> list[Fact]:
+def play(stage: Stage) -> list[Expectation]:
     """Have the carrier refuse the parcel."""
     payload = stocked(stage, KEY)
     stage.judge.script("refuse", operation="ship", order_reference=KEY)
     started = stage.client.start("checkout", payload, key=KEY)
-    return facts(of_order(stage, started.id))
+    return expectations(of_order(stage, started.id))
 
 
-def facts(found: OrderEvidence) -> list[Fact]:
+def expectations(found: OrderEvidence) -> list[Expectation]:
     """Compare what was found with what was promised."""
     return [
         in_saga_log("compensated", seen=found.state, expected=State.COMPENSATED),

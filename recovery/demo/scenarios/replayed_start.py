@@ -12,7 +12,7 @@ from orchestrator.state import State
 from recovery.demo.scenarios import over_http
 from recovery.demo.scenarios.evidence import OrderEvidence, of_order
 from recovery.demo.scenarios.order import PRICE_MINOR, UNITS, stocked
-from recovery.demo.scenarios.table import Fact, in_ledger, in_logs, in_saga_log, in_stock
+from recovery.demo.scenarios.table import Expectation, in_ledger, in_logs, in_saga_log, in_stock
 from recovery.demo.stage import Stage
 
 TITLE: Final = "idempotent replay"
@@ -27,7 +27,7 @@ class Starts:
     refusals: Sequence[str]
 
 
-def play(stage: Stage) -> list[Fact]:
+def play(stage: Stage) -> list[Expectation]:
     """Start it twice, once more over HTTP, again when it has ended; then at half the price."""
     payload = stocked(stage, KEY)
     answers = [_started(stage, payload), _started(stage, payload), _started_by_http(stage, payload)]
@@ -37,10 +37,10 @@ def play(stage: Stage) -> list[Fact]:
     cheaper = payload | {"amount_minor": PRICE_MINOR // 2}
     refused = over_http.start(stage, cheaper, key=KEY, request="other")
     refusals = [_refusal(stage, cheaper), f"{refused.status} {refused.code}"]
-    return facts(of_order(stage, saga_id), Starts(answers=answers, refusals=refusals))
+    return expectations(of_order(stage, saga_id), Starts(answers=answers, refusals=refusals))
 
 
-def facts(found: OrderEvidence, starts: Starts) -> list[Fact]:
+def expectations(found: OrderEvidence, starts: Starts) -> list[Expectation]:
     """Compare what was found with what was promised."""
     return [
         in_saga_log(

@@ -1,7 +1,7 @@
 """The table of the scenarios: what each must leave in log, ledger, stock and logs, and what it did.
 
-Every cell is made of facts, and a fact is a comparison: what was seen with what was promised. The
-same facts are drawn on a terminal, written as plain text and given as JSON.
+Every cell is made of expectations, and each is a comparison: what was seen with what was promised.
+The same ones are drawn on a terminal, written as plain text and given as JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.text import Text
 
 
 class Place(StrEnum):
-    """Where a fact was looked up; the columns of the table."""
+    """Where an expectation was looked up; the columns of the table."""
 
     SAGA_LOG = "saga log"
     GATEWAY = "gateway ledger"
@@ -27,7 +27,7 @@ class Place(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
+class Expectation:
     """One promise and what was seen of it.
 
     Attributes:
@@ -50,48 +50,48 @@ class Fact:
         return f"{self.says}: seen {self.seen!r}, expected {self.expected!r}"
 
 
-def in_saga_log(says: str, *, seen: Any, expected: Any) -> Fact:
-    """Return a fact of the saga log."""
-    return Fact(place=Place.SAGA_LOG, says=says, seen=seen, expected=expected)
+def in_saga_log(says: str, *, seen: Any, expected: Any) -> Expectation:
+    """Return an expectation of the saga log."""
+    return Expectation(place=Place.SAGA_LOG, says=says, seen=seen, expected=expected)
 
 
-def in_ledger(says: str, *, seen: Any, expected: Any) -> Fact:
-    """Return a fact of the gateway's ledger."""
-    return Fact(place=Place.GATEWAY, says=says, seen=seen, expected=expected)
+def in_ledger(says: str, *, seen: Any, expected: Any) -> Expectation:
+    """Return an expectation of the gateway's ledger."""
+    return Expectation(place=Place.GATEWAY, says=says, seen=seen, expected=expected)
 
 
-def in_stock(says: str, *, seen: Any, expected: Any) -> Fact:
-    """Return a fact of the stock."""
-    return Fact(place=Place.STOCK, says=says, seen=seen, expected=expected)
+def in_stock(says: str, *, seen: Any, expected: Any) -> Expectation:
+    """Return an expectation of the stock."""
+    return Expectation(place=Place.STOCK, says=says, seen=seen, expected=expected)
 
 
-def in_logs(says: str, *, seen: Any, expected: Any) -> Fact:
-    """Return a fact of what the processes wrote."""
-    return Fact(place=Place.LOGS, says=says, seen=seen, expected=expected)
+def in_logs(says: str, *, seen: Any, expected: Any) -> Expectation:
+    """Return an expectation of what the processes wrote."""
+    return Expectation(place=Place.LOGS, says=says, seen=seen, expected=expected)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One scenario and its facts."""
+    """One scenario and its expectations."""
 
     number: int
     title: str
-    facts: Sequence[Fact]
+    expectations: Sequence[Expectation]
 
     @property
     def holds(self) -> bool:
-        """Every place was looked at, and every fact holds: an empty cell is no pass."""
+        """Every place was looked at, and every expectation holds: an empty cell is no pass."""
         return all(map(self.cell_holds, Place))
 
-    def cell(self, place: Place) -> list[Fact]:
-        return [each for each in self.facts if each.place is place]
+    def cell(self, place: Place) -> list[Expectation]:
+        return [each for each in self.expectations if each.place is place]
 
     def cell_holds(self, place: Place) -> bool:
-        facts = self.cell(place)
-        return bool(facts) and all(each.holds for each in facts)
+        expectations = self.cell(place)
+        return bool(expectations) and all(each.holds for each in expectations)
 
     def as_json(self) -> dict[str, Any]:
-        """Return title, verdict, and per place its facts with what was seen and expected."""
+        """Return title, verdict, and per place its expectations with what was seen and expected."""
         return {
             "scenario": self.number,
             "title": self.title,
@@ -99,7 +99,7 @@ class Row:
             "cells": {
                 place.value: {
                     "ok": self.cell_holds(place),
-                    "facts": [
+                    "expectations": [
                         {
                             "says": each.says,
                             "ok": each.holds,
@@ -134,24 +134,26 @@ def written(rows: Sequence[Row], width: int = 132) -> str:
 
 
 def failures(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a line for every fact that does not hold and for every place not looked at."""
+    """Yield a line for every expectation that does not hold and for every place not looked at."""
     for row in rows:
         for place in Place:
-            facts = row.cell(place)
-            if not facts:
+            expectations = row.cell(place)
+            if not expectations:
                 yield f"scenario {row.number}, {place}: nothing was checked"
-            for each in facts:
+            for each in expectations:
                 if not each.holds:
                     yield f"scenario {row.number}, {place}: {each}"
 
 
 def _drawn_cell(row: Row, place: Place) -> Group | Text:
-    facts = row.cell(place)
-    if not facts:
+    expectations = row.cell(place)
+    if not expectations:
         return Text("✗ nothing was checked", style="bold red")
-    return Group(*[_drawn_fact(each) for each in facts])
+    return Group(*[_drawn_line(each) for each in expectations])
 
 
-def _drawn_fact(fact: Fact) -> Text:
-    mark, style = ("✓", "green") if fact.holds else ("✗", "bold red")
-    return Text.assemble((f"{mark} ", style), (str(fact), "" if fact.holds else style))
+def _drawn_line(expectation: Expectation) -> Text:
+    mark, style = ("✓", "green") if expectation.holds else ("✗", "bold red")
+    return Text.assemble(
+        (f"{mark} ", style), (str(expectation), "" if expectation.holds else style)
+    )

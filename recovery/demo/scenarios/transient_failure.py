@@ -7,23 +7,23 @@ from typing import Final
 from orchestrator.state import State
 from recovery.demo.scenarios.evidence import OrderEvidence, of_order
 from recovery.demo.scenarios.order import PRICE_MINOR, UNITS, stocked
-from recovery.demo.scenarios.table import Fact, in_ledger, in_logs, in_saga_log, in_stock
+from recovery.demo.scenarios.table import Expectation, in_ledger, in_logs, in_saga_log, in_stock
 from recovery.demo.stage import Stage
 
 TITLE: Final = "success after a transient failure"
 KEY: Final = "S-1"
 
 
-def play(stage: Stage) -> list[Fact]:
+def play(stage: Stage) -> list[Expectation]:
     """Answer the first hold with 503 and the first capture with 429."""
     payload = stocked(stage, KEY)
     stage.judge.script("error_before", operation="authorize", order_reference=KEY, vouches=True)
     stage.judge.script("rate_limited", operation="capture", order_reference=KEY)
     started = stage.client.start("checkout", payload, key=KEY)
-    return facts(of_order(stage, started.id))
+    return expectations(of_order(stage, started.id))
 
 
-def facts(found: OrderEvidence) -> list[Fact]:
+def expectations(found: OrderEvidence) -> list[Expectation]:
     """Compare what was found with what was promised."""
     return [
         in_saga_log("completed", seen=found.state, expected=State.COMPLETED),

@@ -19,7 +19,7 @@ from recovery.demo.scenarios.evidence import (
 )
 from recovery.demo.scenarios.order import PRICE_MINOR, UNITS, level_of, stocked
 from recovery.demo.scenarios.over_http import deliver
-from recovery.demo.scenarios.table import Fact, in_ledger, in_logs, in_saga_log, in_stock
+from recovery.demo.scenarios.table import Expectation, in_ledger, in_logs, in_saga_log, in_stock
 from recovery.demo.stage import WEBHOOK_SECRET, DemoError, Stage, wait_for
 from steps.gateways.sandbox.judge import DeliveryRow
 from steps.storage.webhook_inbox import WebhookOutcome, WebhookRows
@@ -59,7 +59,7 @@ class WebhookEvidence:
     refused: Sequence[int]
 
 
-def play(stage: Stage) -> list[Fact]:
+def play(stage: Stage) -> list[Expectation]:
     """Have the gateway deliver twice, somebody forge and repeat, and somebody tamper."""
     judge = stage.judge
     endpoint = judge.announce_to(stage.webhook_url, WEBHOOK_SECRET)
@@ -86,7 +86,7 @@ def play(stage: Stage) -> list[Fact]:
         lambda: inbox.counts() == (0, 0) and len(_refused(stage)) >= REFUSALS, DELIVERY_SECONDS
     )
     rows = inbox.find(processed_too=True, limit=EVERYTHING)
-    return facts(
+    return expectations(
         WebhookEvidence(
             order=order,
             waited=waited,
@@ -101,7 +101,7 @@ def play(stage: Stage) -> list[Fact]:
     )
 
 
-def facts(found: WebhookEvidence) -> list[Fact]:
+def expectations(found: WebhookEvidence) -> list[Expectation]:
     """Compare what was found with what was promised."""
     order = found.order
     return [
