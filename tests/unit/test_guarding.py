@@ -27,10 +27,10 @@ from orchestrator.guarding import (
 )
 from orchestrator.outcomes import raised
 from orchestrator.pauses import not_before
-from orchestrator.state import Track
+from orchestrator.state import State, Track
 from steps.gateways import errors
 from steps.gateways.outages import of_gateway
-from tests.histories import FORWARD, QUICK, Order, doing, saga
+from tests.histories import COMPENSATE, FORWARD, QUICK, History, Order, doing, saga
 
 T = TypeVar("T")
 SECOND = timedelta(seconds=1)
@@ -204,3 +204,44 @@ def test_what_was_never_sent_says_nothing_of_a_gateway(error: Exception) -> None
 
 def test_without_a_table_pythons_own_errors_count() -> None:
     assert judged(ConnectionRefusedError()) is judged(TimeoutError()) is Verdict.OUTAGE
+
+
+def held_back(attempt_after: timedelta = timedelta(seconds=5)) -> dict[str, Any]:
+    """How an attempt ends that an open circuit stopped."""
+    return {
+        "spends_budget": False,
+        "is_exact": True,
+        "retry_after_seconds": attempt_after.total_seconds(),
+        "error": {"code": "circuit_open", "message": "open"},
+    }
+
+
+def test_what_was_unknown_stays_unknown_however_often_the_circuit_is_open() -> None:
+    history = History(saga(doing("pay"), doing("ship"))).unknown("pay")
+    for _ in range(50):
+        history.fails("pay", **held_back())
+
+    track = history.state.step("pay").forward
+    assert track.unsettled
+    assert (track.unknowns, track.failures) == (1, 0)
+    assert [each.step for each in history.decision.runs] == ["pay"]
+    assert history.decision.visible is State.RUNNING
+
+
+def test_at_its_deadline_a_saga_turns_round_and_its_undo_waits_for_the_circuit_too() -> None:
+    history = History(saga(doing("pay"), doing("ship"), deadline=timedelta(minutes=30)))
+    history.fails("pay", **held_back()).later(minutes=31)
+    assert history.decision.runs[0].direction == COMPENSATE
+    for _ in range(50):  # far more often than its budget allows it to fail
+        history.fails("pay", COMPENSATE, **held_back())
+
+    assert history.decision.visible is State.COMPENSATING
+    assert [each.step for each in history.decision.runs] == ["pay"]
+
+
+def test_at_its_deadline_what_is_unknown_is_settled_before_anything_is_taken_back() -> None:
+    history = History(saga(doing("pay"), doing("ship"), deadline=timedelta(minutes=30)))
+    history.unknown("pay").fails("pay", **held_back()).later(minutes=31)
+
+    assert [each.direction for each in history.decision.runs] == [FORWARD]
+    assert history.decision.visible is State.RUNNING
