@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,9 +14,10 @@ import pytest
 import sqlalchemy
 
 from orchestrator.entries import SignalReceived
+from orchestrator.errors import LogUnavailableError
 from orchestrator.storage.database import Database
 from orchestrator.waits import wait_for
-from recovery.sweeper import Sweeper
+from recovery.sweeper import QUICK_SECONDS, Sweeper
 from tests.histories import doing, saga
 from tests.integration.engine import Engine
 
@@ -122,6 +124,23 @@ def test_a_log_that_cannot_be_read_does_not_keep_signals_from_the_others(engine:
     keep(engine, "b")
     Sweeper(engine.coordinator, Database(engine.pool)).run_once()
     assert engine.finish(sound) == "completed"
+
+
+def test_signals_that_nobody_will_hear_do_not_keep_a_sweep_from_the_rest(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saga_id = engine.client.start(PATIENT, {"amount": 1}, key="order-1").id
+    sweeper = Sweeper(engine.coordinator, Database(engine.pool))
+
+    def looks_too_long() -> int:
+        time.sleep(2 * QUICK_SECONDS)
+        raise LogUnavailableError("canceling statement due to statement timeout")
+
+    monkeypatch.setattr(engine.coordinator.mover, "deliver", looks_too_long)
+    with pytest.raises(LogUnavailableError):
+        sweeper.run_once()
+    engine.sql("UPDATE amends.saga SET due_at = clock_timestamp() WHERE id = :id", id=saga_id)
+    assert sweeper.run_once().looked == 1
 
 
 def test_more_signals_than_one_batch_are_delivered_in_one_sweep(engine: Engine) -> None:
