@@ -8,17 +8,19 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.definition import Kind, SagaDefinition, Step
+from orchestrator.definition import Kind, Lock, SagaDefinition, Step
 from orchestrator.entries import (
     Direction,
     EffectReported,
     LateOutcomeRecorded,
+    SagaLockGranted,
     StepStarted,
     UndoFailed,
+    UndoRequested,
     UnknownReason,
     UnwindingStarted,
 )
-from orchestrator.state import PARKED, TERMINAL
+from orchestrator.state import PARKED, TERMINAL, State
 from orchestrator.state_machine import decide
 from tests.chaos.sizes import sizes
 from tests.histories import COMPENSATE, FORWARD, PROBE, History, doing, nothing, saga
@@ -56,7 +58,8 @@ def definitions(draw: st.DrawFn) -> SagaDefinition[Any]:
             options["after"] = _after(draw, steps, number, pivot_at)
         steps.append(doing(f"s{number}", **options))
     deadline = draw(st.sampled_from([None, None, timedelta(seconds=2)]))
-    return saga(*steps, deadline=deadline)
+    lock = draw(st.sampled_from([None, None, Lock(on=lambda order: str(order.amount))]))
+    return saga(*steps, deadline=deadline, lock=lock)
 
 
 def _after(draw: st.DrawFn, steps: list[Step], number: int, pivot_at: int | None) -> list[str]:
@@ -76,7 +79,8 @@ class Simulation:
         self.draw = draw.draw
         self.history = History(definition, gift=self.draw(st.booleans()))
         self.given_up: list[tuple[str, int]] = []
-        self.effects_outside: dict[str, bool] = {}
+        self.given: dict[str, int | None] = {}
+        self.undone_outside: set[tuple[str, int]] = set()
         self.chaos = self.draw(st.integers(0, 40))
 
     def run(self) -> None:
@@ -93,7 +97,7 @@ class Simulation:
 
     def happens(self) -> None:
         history = self.history
-        choices = ["time"]
+        choices = ["time", "signal"]
         if history.decision.runs:
             choices += ["claim"] * 6
         if self.opened():
@@ -106,12 +110,26 @@ class Simulation:
             choices.append("unpark")
         if self.undone():
             choices.append("undo failed")
-        match self.draw(st.sampled_from(choices)):
+        if history.state.undo_request is None:
+            choices.append("undo requested")
+        if self.is_in_line():
+            choices += ["lock"] * 3
+        self.does(self.draw(st.sampled_from(choices)))
+
+    def does(self, event: str) -> None:
+        history = self.history
+        match event:
             case "time":
                 history.later(seconds=self.draw(st.sampled_from([0.1, 1.0, 3.0])))
             case "claim":
                 run = self.draw(st.sampled_from(history.decision.runs))
-                history.claims(run.step, run.direction)
+                self.claims(run.step, run.direction)
+            case "signal":
+                history.hears("answer")
+            case "undo requested":
+                history.records(UndoRequested(reason="the parent is taken back", actor="parent"))
+            case "lock":
+                history.records(SagaLockGranted())
             case "end":
                 self.ends(*self.draw(st.sampled_from(self.opened())))
             case "cancel":
@@ -120,7 +138,7 @@ class Simulation:
                 assert history.state.parked is not None
                 history.unparked(*history.state.parked.steps)
             case "undo failed":
-                history.undo_failed(*self.draw(st.sampled_from(self.undone())))
+                self.undo_fails(*self.draw(st.sampled_from(self.undone())))
             case "late":
                 name, attempt = self.draw(st.sampled_from(self.given_up))
                 self.given_up.remove((name, attempt))
@@ -132,16 +150,40 @@ class Simulation:
             case unheard_of:
                 raise AssertionError(unheard_of)
 
+    def claims(self, name: str, direction: str) -> None:
+        effect = self.history.state.effect_to_undo(name)
+        if direction == COMPENSATE:
+            self.given[name] = None if effect is None else effect.seq
+        self.history.claims(name, direction)
+
+    def succeeds(self, name: str, direction: str, reference: str | None = None) -> None:
+        if direction == COMPENSATE and (given := self.given[name]) is not None:
+            self.undone_outside.add((name, given))
+        self.history.succeeds(name, direction=direction, reference=reference)
+
+    def undo_fails(self, name: str, reference: str) -> None:
+        for each in self.history.state.step(name).effects:
+            if each.covered and reference in (each.reference, each.undo_reference):
+                self.undone_outside.discard((name, each.seq))
+        self.history.undo_failed(name, reference)
+
+    def is_in_line(self) -> bool:
+        state = self.history.state
+        return state.lock is not None and not state.lock_granted and state.phase is State.RUNNING
+
     def calms(self) -> bool:
         """Everything that is asked for succeeds; False when nothing is left to do."""
         history = self.history
         if self.opened():
-            name, direction = self.opened()[0]
-            history.succeeds(name, direction=direction)
+            self.succeeds(*self.opened()[0])
             return True
         if history.decision.runs:
             run = history.decision.runs[0]
-            history.succeeds(run.step, direction=run.direction)
+            self.claims(run.step, run.direction)
+            self.succeeds(run.step, run.direction)
+            return True
+        if self.is_in_line():
+            history.records(SagaLockGranted())
             return True
         if history.decision.wake_at is not None:
             history.now = max(history.now, history.decision.wake_at)
@@ -161,7 +203,7 @@ class Simulation:
         match ending:
             case "succeeds":
                 reference = self.draw(st.sampled_from([None, "r1"]))
-                history.succeeds(name, direction=direction, reference=reference)
+                self.succeeds(name, direction, reference)
             case "fails":
                 history.fails(name, direction)
             case "declined":
@@ -241,12 +283,15 @@ class Simulation:
         self.check_moving()
         self.check_undo_order()
         self.check_compensated()
+        self.check_covered()
 
     def check_moving(self) -> None:
         """Whatever is not over is under way, asked for, or wakes up by itself."""
         history = self.history
-        moving = self.opened() or history.decision.runs or history.decision.wake_at
-        assert self.is_over() or moving, f"forgotten: {history.visible} after {history.kinds}"
+        moves = self.opened() or history.decision.runs or self.is_in_line()
+        assert self.is_over() or moves or history.decision.wake_at, (
+            f"forgotten: {history.visible} after {history.kinds}"
+        )
         if self.is_over():
             assert not history.decision.runs
 
@@ -288,6 +333,13 @@ class Simulation:
                 assert known.is_done
                 if each.compensation is not None:
                     assert not known.second_effect, f"{each.name} took effect twice"
+
+    def check_covered(self) -> None:
+        """What the log takes for undone was undone, and did not prove undone since."""
+        for name, step in self.history.state.steps.items():
+            for each in step.effects:
+                is_undone = (name, each.seq) in self.undone_outside
+                assert is_undone or not each.covered, f"{each} of {name} was never undone"
 
 
 def _endings(definition: Step, direction: str) -> list[str]:
