@@ -117,6 +117,11 @@ def test_three_planted_differences_are_found_and_acted_upon_once(
     gateway.capture(
         CaptureRequest(reference=strange.reference, amount=PRICE), key="theirs", timeout_seconds=5
     )
+    gateway.authorize(
+        ChargeRequest(amount=PRICE, token="tok_ok", order_reference="fine"),
+        key="under-our-orders-name",
+        timeout_seconds=5,
+    )
     deployment.judge.script("forget_key", operation="authorize", order_reference="late")
     gateway.authorize(
         ChargeRequest(amount=PRICE, token="tok_ok", order_reference="late"),
@@ -142,11 +147,12 @@ def test_three_planted_differences_are_found_and_acted_upon_once(
     assert set(found) == {
         ("missing_internal", "authorize", "nobody"),
         ("missing_internal", "capture", "nobody"),
+        ("missing_internal", "authorize", "fine"),
         ("missing_internal", "authorize", "late"),
         ("missing_gateway", "capture", "lost"),
         ("amount_mismatch", "capture", "odd"),
     }
-    assert done["open"] == 5
+    assert done["open"] == 6
     assert done["failed_actions"] == 0
     assert {each["state"] for each in found.values()} == {"acted"}
     lost = found["missing_gateway", "capture", "lost"]
@@ -155,9 +161,10 @@ def test_three_planted_differences_are_found_and_acted_upon_once(
     assert page.data["key"] == "lost"
     odd = found["amount_mismatch", "capture", "odd"]
     assert (odd["ours"], odd["theirs"]) == ("1990 EUR moved", "1989 EUR moved")
-    assert "told the saga" not in odd["action"]
+    for key in (("amount_mismatch", "capture", "odd"), ("missing_internal", "authorize", "fine")):
+        assert found[key]["action"] == "told a person"
 
-    # The late charge is the saga's own: it is told, and takes the money back.
+    # The late charge was made under the saga's own key: it is told, and takes the money back.
     told = found["missing_internal", "authorize", "late"]
     assert told["saga_id"] == str(late)
     assert told["action"] == "reported the effect of authorize_payment to the saga"
@@ -174,7 +181,7 @@ def test_three_planted_differences_are_found_and_acted_upon_once(
     assert {key: each["id"] for key, each in again.items()} == {
         key: each["id"] for key, each in found.items() if key[2] != "late"
     }
-    assert paged == len(alerts(deployment)) == 4
+    assert paged == len(alerts(deployment)) == 5
     [gone] = [each for each in discrepancies(run, "--all").values() if each["state"] == "gone"]
     assert gone["id"] == told["id"]
 
@@ -184,7 +191,7 @@ def test_three_planted_differences_are_found_and_acted_upon_once(
         assert closed.exit_code == 0, closed.output
     assert not [each for each in alerts(deployment) if each.closed_at is None]
     assert reconcile(run, exit_code=0)["open"] == 0
-    assert len(alerts(deployment)) == 4
+    assert len(alerts(deployment)) == 5
 
 
 def _is_clean(deployment: Deployment, order: str) -> bool:

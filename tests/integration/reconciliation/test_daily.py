@@ -260,6 +260,23 @@ def test_a_refund_that_failed_at_the_gateway_is_made_again(
     assert alerts(engine) == []
 
 
+def test_a_refund_that_failed_on_a_later_day_was_right_on_its_own(
+    engine: Engine, daily: DailyReconciliation
+) -> None:
+    saga_id = engine.client.start("shop", {"amount": 1}, key="a").id
+    engine.coordinator.execute(engine.claim(saga_id, "hold"), lambda _queue: False)
+    engine.coordinator.execute(engine.claim(saga_id, "take"), lambda _queue: False)
+    engine.client.cancel(saga_id, reason="a test")
+    assert engine.finish(saga_id) == "compensated"
+    move_sagas(engine.pool)
+    engine.client.report_undo_failed(saga_id, "take", "r-a-1", by="a webhook of today")
+
+    done = run(daily, [*right("a"), line("a", "void"), line("a", "refund", reference="r-a-1")])
+
+    assert told(engine) == []
+    assert done.run.matched_count == 4
+
+
 def test_a_wrong_report_raises_a_bounded_number_of_alerts(
     engine: Engine, daily: DailyReconciliation
 ) -> None:
