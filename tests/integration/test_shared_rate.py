@@ -6,7 +6,6 @@ import heapq
 import random
 import threading
 import time
-from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
 
@@ -110,20 +109,18 @@ def test_those_who_send_two_requests_keep_both_their_slots(rates: list[SharedRat
 
 
 def test_who_was_promised_a_slot_goes_before_who_comes_new(rates: list[SharedRate]) -> None:
-    rate = rates[0]
     for number in range(20):
-        rate.landed(rate.take(request(f"first-{number}")))
-    with pytest.raises(NotLetThrough) as early:
-        rate.take(request("early"))
-    assert early.value.retry_after is not None
-    assert early.value.is_exact
-    time.sleep(early.value.retry_after.total_seconds() - 0.02)
+        rates[0].landed(rates[0].take(request(f"first-{number}")))
+    for number in range(20):
+        with pytest.raises(NotLetThrough) as promised:
+            rates[0].take(request(f"promised-{number}"))
+        assert promised.value.is_exact
+    time.sleep(1.1)  # all slots are free, and all are spoken for
 
-    for number in range(10):  # just before it
-        with suppress(NotLetThrough):
+    for number in range(20):
+        with pytest.raises(NotLetThrough):
             rates[1].take(request(f"new-{number}"))
-    time.sleep(0.03)
-    rate.take(request("early"))
+    rates[0].take(request("promised-0"))
 
 
 def test_refused_callers_are_told_moments_of_their_own(rates: list[SharedRate]) -> None:

@@ -4,7 +4,7 @@ Who is refused gets a moment of its own at which a slot will be free, comes back
 kept. Nobody waits in a worker, nobody comes in a herd, and no slot lies idle while there is a
 backlog; `limits` can only say when the window begins to clear, the same moment to everybody.
 
-A request counts from when it has surely arrived: from its answer, or from a tenth of the window
+A request counts from when it has surely arrived: from its answer, or from a sixteenth of the window
 after it was let through if that comes first. So what is counted *there* stays within the limit too,
 although requests do not all travel equally fast.
 
@@ -21,8 +21,8 @@ from typing import Any, Final
 from orchestrator.guarding import NotLetThrough, Rate, Request
 from workers.resilience.shared_server import SharedServer
 
-TRAVEL_SHARE: Final = 10
-"""A request is believed to have arrived after per/10 even if it is not answered yet."""
+TRAVEL_SHARE: Final = 16
+"""A request is believed to have arrived after per/16 even if it is not answered yet."""
 
 LATENESS: Final = timedelta(milliseconds=30)
 """Those who come back are rung a little late, some later than others; slots leave room for it, but
