@@ -67,7 +67,7 @@ class _Walk:
     def value(self, value: Any, name: str = "") -> Any:
         self._left -= 1
         if self._left < 0:
-            return TOO_MANY
+            return self._hide(TOO_MANY)
         match value:
             case None | bool():
                 return value
@@ -84,7 +84,7 @@ class _Walk:
 
     def _container(self, value: Any, name: str) -> Any:
         if len(self._path) >= MAX_DEPTH:
-            return TOO_DEEP
+            return self._hide(TOO_DEEP)
         if isinstance(value, Mapping):
             return self._mapping(value)
         walked = [self._below(str(place), each, name) for place, each in enumerate(value)]

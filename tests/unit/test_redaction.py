@@ -308,6 +308,15 @@ def test_depth_and_number_of_values_are_bounded() -> None:
     assert redact_dict([VISA] * 100_001)[-1] == "[REDACTED_SIZE_LIMIT]"
 
 
+def test_what_was_not_looked_at_counts_as_hidden() -> None:
+    deep: Any = VISA
+    for _ in range(60):
+        deep = [deep]
+
+    for value in (deep, [1] * 100_001):
+        assert without_card_data(value)[1]
+
+
 class Broken(Mapping[str, int]):
     def __getitem__(self, key: str) -> int:
         raise OSError
