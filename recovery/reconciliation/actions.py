@@ -95,6 +95,10 @@ class Actions:
         told = None if finding.act_count else self._tell_saga(finding.discrepancy)
         if told is not None:
             return told
+        return self.page(finding)
+
+    def page(self, finding: Finding) -> Action:
+        """Tell a person, once."""
         self._pages.tell(finding)
         return Action(what="told a person")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
-from typing import Final, Self
+from datetime import date, datetime, timedelta
+from typing import Any, Final, Self
 from zoneinfo import ZoneInfo
 
 from orchestrator.client import SagaClient
@@ -181,6 +181,18 @@ class DailyReconciliation:
         )
         return report
 
+    def retry(self, day: date) -> int:
+        """Act on what still waits for it, without comparing again; return how many could not be.
+
+        Raises:
+            DayBusyError: somebody else is at it.
+            LogUnavailableError: Postgres did not answer.
+        """
+        with session(self._database) as connection:
+            if not lock(connection, self.name, day):
+                raise DayBusyError(f"{self.name}'s {day} is being reconciled by somebody else")
+            return self._act(day)
+
     def _asked(self, day: BusinessDay) -> Reports:
         if self._gateway is None:
             raise AmendsError("no gateway to ask for its report: give the report")
@@ -214,6 +226,8 @@ class DailyReconciliation:
                 return True
         said = redact("; ".join(f"{type(each).__name__}: {each}" for each in errors))[:500]
         self._findings.failed(finding, said)
+        if finding.last_error is not None:  # not the first time: it may never go by itself
+            actions.page(finding)
         emit("reconciliation.action_failed", discrepancy_id=finding.id, error=said)
         return False
 
@@ -240,7 +254,7 @@ def _until(lines: Iterable[ReportLine], day: BusinessDay) -> Iterator[Row]:
 def _of_day(rows: Iterable[Row], day: BusinessDay) -> Iterator[Row]:
     """The day's own report: a row of another day says that it is not the day's."""
     for each in rows:
-        if isinstance(each, TransactionRecord) and _has_zone(each) and not day.holds(each.at):
+        if isinstance(each, TransactionRecord) and _has_moment(each) and not day.holds(each.at):
             yield InvalidRow(why=f"it is not of {day.day}")
         else:
             yield each
@@ -251,9 +265,10 @@ def _near(rows: Iterable[Row], day: BusinessDay) -> Iterator[Row]:
     return (
         each
         for each in rows
-        if isinstance(each, TransactionRecord) and _has_zone(each) and day.is_near(each.at)
+        if isinstance(each, TransactionRecord) and _has_moment(each) and day.is_near(each.at)
     )
 
 
-def _has_zone(record: TransactionRecord) -> bool:
-    return record.at.tzinfo is not None
+def _has_moment(record: TransactionRecord) -> bool:
+    at: Any = record.at
+    return isinstance(at, datetime) and at.tzinfo is not None

@@ -33,7 +33,8 @@ def reconcile_if_due(
 ) -> DayReport | None:
     """Reconcile yesterday unless its hour has not come, or it was done; None then.
 
-    What keeps it from being done (the gateway, the database) is told, and left to the next look.
+    Where it was done, what could not be acted upon is tried again. What keeps it from being done
+    (the gateway, the database) is told, and left to the next look.
     """
     if settings.reconcile_hour is None:
         return None
@@ -51,6 +52,9 @@ def reconcile_if_due(
 
 def _run_if_due(daily: DailyReconciliation, wait: timedelta) -> DayReport | None:
     day = daily.yesterday()
-    if daily.time_since(day) < wait or daily.is_done(day):
+    if daily.time_since(day) < wait:
+        return None
+    if daily.is_done(day):
+        daily.retry(day)
         return None
     return daily.run(day)

@@ -186,7 +186,9 @@ def test_yesterday_is_reconciled_once_from_its_hour_on(
         assert nightly(engine, database, url, hour + 1) is None
     done = nightly(engine, database, url, hour)
     assert done.found == {"invalid_row": 1, "missing_gateway": 2}
+    engine.sql("UPDATE reconciliation.discrepancy SET state = 'open', act_count = 0")
     assert nightly(engine, database, url, hour) is None
+    assert engine.sql("SELECT DISTINCT state FROM reconciliation.discrepancy") == [("acted",)]
     [row] = engine.sql("SELECT gateway, day, run_count FROM reconciliation.run")
     assert tuple(row) == ("sandbox", YESTERDAY, 1)
 

@@ -231,6 +231,30 @@ def test_a_handler_that_fails_loses_nothing_and_is_told_again(
     assert len(alerts(engine)) == 1
 
 
+def test_what_could_not_be_acted_upon_is_tried_again_and_told_a_person_the_second_time(
+    engine: Engine, daily: DailyReconciliation
+) -> None:
+    tries: list[Discrepancy] = []
+
+    def fails_twice(found: Discrepancy) -> None:
+        tries.append(found)
+        if len(tries) < 3:
+            raise RuntimeError("not now")
+
+    daily.on(T.STATUS_MISMATCH, fails_twice)
+    completed(engine, "a")
+    run(daily, [line("a", "authorize"), line("a", "capture", status="failed")])
+    engine.sql("DELETE FROM amends.alert")
+
+    assert daily.retry(YESTERDAY) == 1
+    assert len(alerts(engine)) == 1
+    assert daily.retry(YESTERDAY) == 0
+    assert daily.retry(YESTERDAY) == 0
+
+    [found] = findings(engine)
+    assert (found.state, len(tries), len(alerts(engine))) == (FindingState.ACTED, 3, 1)
+
+
 def test_a_refund_that_failed_at_the_gateway_is_made_again(
     engine: Engine, daily: DailyReconciliation
 ) -> None:
