@@ -123,6 +123,40 @@ def test_a_webhook_before_its_saga_waits_for_it(shop: World, order: str) -> None
     assert shop.totals(order).authorizations_count == 1
 
 
+def test_a_saga_is_found_by_what_its_payload_calls_the_order(shop: World, order: str) -> None:
+    saga_id = shop.start(order, "tok_challenge", key=f"checkout of {order}")
+    shop.runs_until(saga_id, State.WAITING)
+    reference = shop.told(order, "payment.requires_action").told["payment"]["reference"]
+    shop.judge.end_challenge(reference, passed=True)
+
+    shop.delivers(shop.told(order, "payment.authorized"))
+
+    assert shop.inbox.process_due().told == 1
+    shop.runs_until(saga_id, State.COMPLETED)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_of_a_pruned_saga_only_what_it_knew_is_no_question(
+    shop: World, order: str, is_known: bool
+) -> None:
+    paid = pays(shop, order, key=forward_key("checkout", order, "authorize_payment"))
+    known = [paid.reference] if is_known else []
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO amends.tombstone (saga_id, definition, version, definition_hash, key, "
+            'fingerprint, state, "references", ended_at) '
+            "VALUES (gen_random_uuid(), 'checkout', 1, 'h', %(order)s, 'f', 'completed', "
+            "%(known)s::text[], now())",
+            {"order": order, "known": known},
+        )
+    receipt = shop.delivers(shop.told(order, "payment.authorized"))
+
+    report = shop.inbox.process_due()
+
+    assert (report.nothing_new, report.parked) == ((1, 0) if is_known else (0, 1))
+    assert "pruned" in (shop.row_of(receipt).note or "")
+
+
 # Effects that nobody knows of.
 
 

@@ -60,7 +60,7 @@ class World:
 
     # -- the saga ----------------------------------------------------------------------------------
 
-    def start(self, order: str, card: str = "tok_ok", **changes: Any) -> UUID:
+    def start(self, order: str, card: str = "tok_ok", *, key: str | None = None) -> UUID:
         stock.restock(self.engine, order, 10)
         payload = {
             "order_id": order,
@@ -71,7 +71,7 @@ class World:
             "currency": "EUR",
             "payment_method": card,
         }
-        return self.client.start(checkout, payload | changes, key=changes.get("key", order)).id
+        return self.client.start(checkout, payload, key=key or order).id
 
     def runs_until(self, saga_id: UUID, state: State) -> None:
         """Work on the saga until it is in that state."""
