@@ -40,7 +40,7 @@ check: ## Format, lint, types, import contracts and the fast tests
 
 chaos: ## Crash at every point, kill, stop, flush, restart; check the invariants (long)
 	$(INSTALL) dev
-	@$(PYTEST) tests/chaos tests/acceptance tests/unit/test_simulation.py $(CHAOS_ARGS)
+	@$(PYTEST) tests/chaos tests/acceptance tests/unit/test_simulation.py tests/integration/http $(CHAOS_ARGS)
 
 chaos-short: ## A slice of chaos that fits into CI
 	$(INSTALL) dev

@@ -36,7 +36,7 @@ def build_app(settings: Settings) -> FastAPI:
         current_default_thread_limiter().total_tokens = THREADS
         edge.processing.begin()
         yield
-        edge.processing.end(settings.grace_seconds)
+        edge.processing.end()
         edge.engine.dispose()
 
     app = FastAPI(
@@ -46,6 +46,7 @@ def build_app(settings: Settings) -> FastAPI:
         docs_url=None,  # both pages load their scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
         exception_handlers={HTTPException: answer_router, Exception: answer_fault},
     )

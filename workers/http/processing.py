@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from orchestrator.instrumentation import emit
+
+END_SECONDS: Final = 5.0
+"""Beyond the grace of the requests: whoever stops us waits for both."""
 
 
 class Processing:
@@ -28,11 +32,11 @@ class Processing:
         """Have it process once more."""
         self._is_asked.set()
 
-    def end(self, seconds: float) -> None:
-        """Let what runs finish, for so long; what is left is due again in a minute."""
+    def end(self) -> None:
+        """Let what runs finish, for some seconds; what is left is due again in a minute."""
         self._is_over = True
         self._is_asked.set()
-        self._thread.join(seconds)
+        self._thread.join(END_SECONDS)
 
     def _run(self) -> None:
         while True:

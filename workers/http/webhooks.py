@@ -57,10 +57,5 @@ def receive_webhook(
 ) -> JSONResponse:
     """Keep what a gateway tells. Any answer but 200 means that it should be sent again."""
     receipt = edge.inbox.receive(gateway, request.headers, body)
-
-    async def process() -> None:
-        edge.processing.ask()
-
-    return JSONResponse(
-        Kept(is_first=receipt.is_first).model_dump(), background=BackgroundTask(process)
-    )
+    kept = Kept(is_first=receipt.is_first)
+    return JSONResponse(kept.model_dump(), background=BackgroundTask(edge.processing.ask))

@@ -70,6 +70,11 @@ def test_a_second_delivery_is_told_that_it_is_one(edge: HttpEdge) -> None:
         (event(id="a\x00b"), 400, "webhook_refused"),
         (event(created_at="yesterday"), 400, "webhook_refused"),
         (event(note="4242424242424242"), 422, "card_data"),
+        (
+            event(note=json.loads('["4242424242424242"]'.join(["[" * 60, "]" * 60]))),
+            422,
+            "card_data",
+        ),
         (event()[:-1] + b',"id":"evt_2"}', 400, "webhook_refused"),
     ],
     ids=lambda value: value[:40].decode(errors="replace") if isinstance(value, bytes) else None,
