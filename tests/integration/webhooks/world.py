@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +17,6 @@ from orchestrator.coordinator import Coordinator
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
 from orchestrator.entries import Recorded
-from orchestrator.errors import CardNumberError, LogUnavailableError
 from orchestrator.state import State
 from orchestrator.storage.database import Database, create_engine
 from steps.checkout import checkout
@@ -30,7 +27,7 @@ from steps.gateways.payment import PaymentGateway
 from steps.gateways.sandbox.judge import OrderTotals, SandboxJudge
 from steps.gateways.sandbox.process import SandboxProcess
 from steps.gateways.sandbox.signature import signed
-from steps.gateways.webhooks import WebhookError, WebhookVerifier
+from steps.gateways.webhooks import WebhookVerifier
 from steps.storage import stock
 from steps.storage.shop_database import ShopDatabase
 from steps.storage.velocity import PostgresVelocityTracker
@@ -193,47 +190,6 @@ def world(
     judge.stop_announcing(endpoint)
     judge.clear_faults()
     engine.dispose()
-
-
-@contextmanager
-def endpoint(
-    inbox: WebhookInbox, *, processes: Callable[[], object] | None = None
-) -> Iterator[str]:
-    """An HTTP endpoint that keeps what it is sent and answers as any must; yields its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(
-                status_of(lambda: inbox.receive("sandbox", dict(self.headers), body))
-            )
-            self.send_header("content-length", "0")
-            self.end_headers()
-            if processes is not None:
-                processes()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/webhooks/sandbox"
-        server.shutdown()
-        thread.join()
-
-
-def status_of(receive: Callable[[], Receipt]) -> int:
-    """What an endpoint answers."""
-    try:
-        receive()
-    except WebhookError:
-        return 400
-    except CardNumberError:
-        return 422
-    except LogUnavailableError:
-        return 503
-    return 200
 
 
 def _closable(party: object) -> Any:
