@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from orchestrator.entries import SignalReceived
@@ -166,9 +167,15 @@ def _await_deliveries(stage: Stage, endpoint: int) -> None:
 
 
 def _tamper(stage: Stage) -> int:
-    """Sign a body as the gateway does, change one digit of it, and deliver it."""
-    told = {"id": TAMPERED, "type": "payment.succeeded", "payment": {"amount_minor": PRICE_MINOR}}
-    body = json.dumps(told).encode()
+    """Sign an event as the gateway does, change one digit of it, and deliver it."""
+    payment = {
+        "reference": challenged(stage, KEY),
+        "order_reference": KEY,
+        "key": "tampered",
+        "amount_minor": PRICE_MINOR,
+    }
+    event = {"id": TAMPERED, "type": "payment.succeeded", "payment": payment}
+    body = json.dumps(event | {"created_at": datetime.now(UTC).isoformat()}).encode()
     changed = body.replace(str(PRICE_MINOR).encode(), str(PRICE_MINOR + 1).encode())
     return deliver(stage, changed, signed_body=body).status
 
