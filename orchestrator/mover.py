@@ -172,6 +172,14 @@ class Mover:
         """Deliver signals that nobody has delivered yet; return to how many sagas: they are due."""
         return self._signals.deliver_all()
 
+    def hear(self, saga_id: UUID) -> None:
+        """Deliver to a saga that begins to wait what came before it; the sweep does too."""
+        try:
+            if self._signals.deliver(saga_id=saga_id) is not None:
+                self.look(saga_id)
+        except (LogUnavailableError, Moved, HistoryError) as error:
+            emit("saga.look_failed", saga_id=saga_id, error=str(error))
+
     def pass_on(self, saga: SagaRow) -> None:
         """After a saga has ended, or parked: let those look that waited for it; the sweep does too.
 

@@ -17,7 +17,7 @@ from orchestrator.announcing import announce, error_of
 from orchestrator.claiming import Claim, started
 from orchestrator.context import Lease
 from orchestrator.doorbell import Doorbell, ring_each
-from orchestrator.entries import Entry, Outcome, Recorded, StepSucceeded
+from orchestrator.entries import Entry, Outcome, Recorded, StepSucceeded, StepWaiting
 from orchestrator.errors import LogUnavailableError, SagaNotFoundError
 from orchestrator.folding import apply
 from orchestrator.instrumentation import emit
@@ -202,6 +202,8 @@ class Recorder:
         )
         if plan.change.tells:
             self._mover.pass_on(claim.saga)
+        if any(isinstance(each, StepWaiting) for each in plan.change.entries):
+            self._mover.hear(claim.saga.id)
         following = plan.next_claim
         if following is not None:
             self._leases.hold(following.attempt, following.token, following.lease)

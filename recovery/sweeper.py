@@ -16,7 +16,7 @@ from uuid import UUID
 from orchestrator.coordinator import Coordinator
 from orchestrator.doorbell import Ring, ring_each
 from orchestrator.entries import UnknownReason
-from orchestrator.errors import HistoryError, LogUnavailableError
+from orchestrator.errors import HistoryError
 from orchestrator.instrumentation import emit
 from orchestrator.state import PARKED
 from orchestrator.storage.attempts import (
@@ -37,12 +37,6 @@ LOOK_BUDGET_SECONDS = 2.0
 
 UNRUNG_PAUSE_SECONDS = 3.0
 """How long a broker that refused is left alone: silence is answered by a timeout of seconds."""
-
-DELIVERING_RESTS = 20
-"""So many times as long as a slow look for signals took in vain, a sweeper does not look again."""
-
-MAX_REST_SECONDS = 30.0
-QUICK_SECONDS = 0.05
 
 RunLocally = Callable[[Ring], bool]
 """Starts an attempt in this worker's free slots, without the broker; False when none is free."""
@@ -103,7 +97,6 @@ class Sweeper:
         self._woke_foreign = False
         self._sweeps = threading.Lock()
         self._silent_until = 0.0
-        self._delivers_from = 0.0
         self._unreadable: set[UUID] = set()
 
     def run_once(self) -> SweepReport:
@@ -148,18 +141,8 @@ class Sweeper:
         return report
 
     def _deliver(self) -> None:
-        """Deliver what is kept; looking in vain costs as much as there is that nobody will hear."""
         for _ in range(MAX_ROUNDS):
-            began = time.monotonic()
-            if began < self._delivers_from:
-                return
-            try:
-                delivered = self._coordinator.mover.deliver()
-            except LogUnavailableError:
-                self._delivers_from = _after_a_rest(began)
-                raise
-            if not delivered:
-                self._delivers_from = _after_a_rest(began)
+            if not self._coordinator.mover.deliver():
                 return
 
     def _take_over(self) -> SweepReport:
@@ -282,12 +265,6 @@ class Sweeper:
         if saga_id not in self._unreadable:
             self._unreadable.add(saga_id)
             emit("saga.unreadable", saga_id=saga_id, error=str(error))
-
-
-def _after_a_rest(began: float) -> float:
-    now = time.monotonic()
-    slowly = max(0.0, now - began - QUICK_SECONDS)
-    return now + min(DELIVERING_RESTS * slowly, MAX_REST_SECONDS)
 
 
 def _reason(attempt: OpenAttempt) -> UnknownReason:

@@ -3,6 +3,10 @@
 A signal is first kept, unique by (saga, name, deduplication id), also before its saga exists; then
 it is delivered: appended to the log, in the order of arrival, in the statement that marks it. Both
 halves may be done by anybody, any number of times.
+
+Most are delivered by whoever sent them, and what came before its saga, once that saga waits. What a
+crash left over is found by its arrival: the newest at every look, older ones window by window, for
+those that nobody will ever hear (their saga has ended, or never began) may be many.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from orchestrator.entries import Json
 from orchestrator.storage.database import Database
 
 BATCH = 500
+WINDOW = 2_000
+"""Undelivered signals that are looked at together."""
 
 KEEP = """
 INSERT INTO amends.signal (definition, key, name, dedup_id, payload)
@@ -31,10 +37,21 @@ _HEARS = """
     FOR UPDATE
 """
 
+_NEWEST = """
+    SELECT definition, key, arrival FROM amends.signal
+    WHERE delivered_at IS NULL
+    ORDER BY arrival DESC LIMIT %(window)s
+"""
+
+_OLDER = """
+    SELECT definition, key, arrival FROM amends.signal
+    WHERE delivered_at IS NULL AND arrival > %(after)s
+    ORDER BY arrival LIMIT %(window)s
+"""
+
 _ALL_HEAR = """
     SELECT s.id, s.definition, s.key
-    FROM (SELECT g.definition, g.key, min(g.arrival) AS since FROM amends.signal g
-        WHERE g.delivered_at IS NULL GROUP BY g.definition, g.key) waits
+    FROM (SELECT definition, key, min(arrival) AS since FROM looked GROUP BY definition, key) waits
     JOIN amends.saga s ON s.key = waits.key AND s.definition = waits.definition
     WHERE s.due_at IS NOT NULL
     ORDER BY waits.since LIMIT %(limit)s
@@ -43,7 +60,7 @@ _ALL_HEAR = """
 
 # The saga is locked before its signals are: who delivers a later one has seen every earlier one.
 _DELIVER = """
-WITH hears AS (
+hears AS (
     {hears}
 ), picked AS (
     SELECT g.definition, g.key, g.name, g.dedup_id, g.payload, g.arrival, hears.id
@@ -73,11 +90,18 @@ WITH hears AS (
     WHERE (g.definition, g.key, g.name, g.dedup_id)
         = (n.definition, n.key, n.name, n.dedup_id)
 )
-SELECT id FROM moved
 """
 
-DELIVER = _DELIVER.format(hears=_HEARS)
-DELIVER_ALL = _DELIVER.format(hears=_ALL_HEAR)
+DELIVER = f"WITH {_DELIVER.format(hears=_HEARS)} SELECT id FROM moved"
+
+_DELIVER_LOOKED = f"""
+WITH looked AS MATERIALIZED ({{looked}}), {_DELIVER.format(hears=_ALL_HEAR)}
+SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM looked),
+    (SELECT max(arrival) FROM looked)
+"""
+
+DELIVER_NEWEST = _DELIVER_LOOKED.format(looked=_NEWEST)
+DELIVER_OLDER = _DELIVER_LOOKED.format(looked=_OLDER)
 
 
 UNDELIVERED = """
@@ -101,6 +125,7 @@ class Signals:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._looked_up_to = 0
 
     def keep(self, definition: str, key: str, name: str, dedup_id: str, payload: Json) -> bool:
         """Keep a signal; False when one of that deduplication id was kept before."""
@@ -130,11 +155,22 @@ class Signals:
         return rows[0][0] if rows else None
 
     def deliver_all(self) -> int:
-        """Deliver up to 500 signals, the oldest first; return to how many sagas, which are due now.
+        """Deliver what is looked at, and return to how many sagas, which are due now.
 
-        A saga whose row somebody holds hears them another time.
+        That are the newest undelivered signals, and if there are more than `WINDOW` the next of the
+        older ones. A saga whose row somebody holds hears them another time.
         """
-        return len(self._database.run(DELIVER_ALL, {"limit": BATCH}, writes="signal.commit"))
+        delivered, looked, _ = self._deliver_looked(DELIVER_NEWEST)
+        if looked < WINDOW:
+            return delivered
+        older, _, last = self._deliver_looked(DELIVER_OLDER)
+        self._looked_up_to = last or 0
+        return delivered + older
+
+    def _deliver_looked(self, statement: str) -> tuple[int, int, int | None]:
+        values = {"limit": BATCH, "window": WINDOW, "after": self._looked_up_to}
+        [(delivered, looked, last)] = self._database.run(statement, values, writes="signal.commit")
+        return delivered, looked, last
 
     def undelivered(self, definition: str, key: str) -> list[Undelivered]:
         """Return up to 500 signals that a saga has not heard, the oldest first.

@@ -165,6 +165,7 @@ signal = Table(
         "arrival",
         postgresql_where=text("delivered_at IS NULL"),
     ),
+    Index("signal_arrived", "arrival", postgresql_where=text("delivered_at IS NULL")),
 )
 
 semantic_lock = Table(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,10 +13,10 @@ import pytest
 import sqlalchemy
 
 from orchestrator.entries import SignalReceived
-from orchestrator.errors import LogUnavailableError
+from orchestrator.storage import signals
 from orchestrator.storage.database import Database
 from orchestrator.waits import wait_for
-from recovery.sweeper import QUICK_SECONDS, Sweeper
+from recovery.sweeper import Sweeper
 from tests.histories import doing, saga
 from tests.integration.engine import Engine
 
@@ -126,21 +125,38 @@ def test_a_log_that_cannot_be_read_does_not_keep_signals_from_the_others(engine:
     assert engine.finish(sound) == "completed"
 
 
-def test_signals_that_nobody_will_hear_do_not_keep_a_sweep_from_the_rest(
+def test_among_many_that_nobody_will_hear_a_signal_is_found_in_some_sweeps(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saga_id = engine.client.start(PATIENT, {"amount": 1}, key="order-1").id
+    monkeypatch.setattr(signals, "WINDOW", 3)
+    saga_id = waiting(engine)
+    for number in range(7):
+        keep(engine, f"never-started-{number}")
+    keep(engine, "order-1")
+    for number in range(7, 12):
+        keep(engine, f"never-started-{number}")
     sweeper = Sweeper(engine.coordinator, Database(engine.pool))
-
-    def looks_too_long() -> int:
-        time.sleep(2 * QUICK_SECONDS)
-        raise LogUnavailableError("canceling statement due to statement timeout")
-
-    monkeypatch.setattr(engine.coordinator.mover, "deliver", looks_too_long)
-    with pytest.raises(LogUnavailableError):
+    for _ in range(3):
         sweeper.run_once()
-    engine.sql("UPDATE amends.saga SET due_at = clock_timestamp() WHERE id = :id", id=saga_id)
-    assert sweeper.run_once().looked == 1
+    assert engine.finish(saga_id) == "completed"
+
+
+def test_of_the_newest_signals_none_waits_for_those_that_nobody_will_hear(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "WINDOW", 3)
+    saga_id = waiting(engine)
+    for number in range(100):
+        keep(engine, f"never-started-{number}")
+    keep(engine, "order-1")
+    Sweeper(engine.coordinator, Database(engine.pool)).run_once()
+    assert engine.finish(saga_id) == "completed"
+
+
+def test_what_came_before_its_saga_is_heard_when_it_begins_to_wait(engine: Engine) -> None:
+    engine.client.signal(("shop", "order-1"), "approved", "yes", dedup_id="1")
+    saga_id = engine.client.start(PATIENT, {"amount": 1}, key="order-1").id
+    assert engine.finish(saga_id) == "completed"
 
 
 def test_more_signals_than_one_batch_are_delivered_in_one_sweep(engine: Engine) -> None:
