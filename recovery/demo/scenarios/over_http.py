@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx2
 
@@ -43,6 +44,14 @@ def deliver(stage: Stage, body: bytes, *, signed_body: bytes | None = None) -> A
     """Deliver a webhook, signed with the gateway's secret over `signed_body` if that is another."""
     mark = signed(signed_body or body, [WEBHOOK_SECRET], at=int(time.time()))
     return _post(stage.webhook_url, body, {"sandbox-signature": mark})
+
+
+def look(stage: Stage, saga: str, *, request_id: str) -> int:
+    """Ask for a saga by whatever text, and return the status of the answer."""
+    headers = {"authorization": f"Bearer {stage.http_token}", "x-request-id": request_id}
+    url = f"{stage.http_url}/sagas/{quote(saga)}"
+    answer = httpx2.get(url, headers=headers, timeout=LONGEST_SECONDS, trust_env=False)
+    return answer.status_code
 
 
 def _post(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:

@@ -30,6 +30,9 @@ DOORS: Final = (
     *("a signal", "a signal's id", "a cancel's reason"),
 )
 HTTP_DOORS: Final = ("a request's body", "a webhook's body")
+IN_REQUESTS: Final = ("a request's path", "a request's id", "an Idempotency-Key")
+"""What is refused for what it is, or not used at all; it must leave no trace either way."""
+
 IN_KEY: Final = "a message's key"
 IN_MESSAGES: Final = ("a message's payload", IN_KEY)
 
@@ -66,9 +69,11 @@ def play(stage: Stage) -> list[Expectation]:
     doors = _doors(stage, payload, spilled.id)
     refused = {door: _refusal(knock) for door, knock in doors.items()}
     refused |= _refused_over_http(stage, payload)
+    over_http.look(stage, card(IN_REQUESTS[0]), request_id=card(IN_REQUESTS[1]))
+    over_http.start(stage, {}, key=f"{KEY}-nothing", request=card(IN_REQUESTS[2]))
     _send_messages(stage, payload)
     state = ended(stage, spilled.id)
-    everywhere = (*SPILLED, *IN_MESSAGES, *refused)
+    everywhere = (*SPILLED, *IN_MESSAGES, *IN_REQUESTS, *refused)
 
     def is_written() -> bool:
         text = "\n".join(traces.logs(stage).values())
