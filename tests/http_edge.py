@@ -118,6 +118,16 @@ def serving(database: str, directory: Path, **variables: object) -> Iterator[Htt
         edge.close()
 
 
+def waits_for_lock(edge: HttpEdge) -> bool:
+    """Whether anybody waits for a lock in the database."""
+    return bool(
+        edge.sql(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+            "AND wait_event_type = 'Lock'"
+        )
+    )
+
+
 def order(order_id: str = "O-1", **changes: Any) -> dict[str, Any]:
     """A checkout to start."""
     payload: Mapping[str, Any] = {

@@ -15,8 +15,7 @@ import redis
 import sqlalchemy
 
 from orchestrator.storage.database import create_engine
-from tests.http_edge import NO_BROKER, HttpEdge, order, problem, serving
-from tests.integration.http.test_starting import waits_for_lock
+from tests.http_edge import NO_BROKER, HttpEdge, order, problem, serving, waits_for_lock
 from tests.integration.http.test_webhook_endpoint import event
 from tests.servers import Databases
 from tests.worker_processes import until

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import sqlalchemy
 
-from tests.http_edge import OTHER_TOKEN, HttpEdge, order, problem
+from tests.http_edge import OTHER_TOKEN, HttpEdge, order, problem, waits_for_lock
 from tests.worker_processes import until
 
 
@@ -136,15 +136,6 @@ def test_a_request_that_is_being_answered_is_not_answered_twice(edge: HttpEdge) 
         assert "detail" not in told
         assert first.result().status_code == 201
     assert edge.post(body, request).text == first.result().text
-
-
-def waits_for_lock(edge: HttpEdge) -> bool:
-    return bool(
-        edge.sql(
-            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
-            "AND wait_event_type = 'Lock'"
-        )
-    )
 
 
 def test_a_version_may_be_named(edge: HttpEdge) -> None:
