@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, Self
 from zoneinfo import ZoneInfo
 
@@ -13,7 +13,7 @@ MARGIN: Final = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusinessDay:
-    """From `start` up to `end`, both aware; 23 or 25 hours long where clocks are changed."""
+    """From `start` up to `end`, both UTC; 23 or 25 hours long where clocks are changed."""
 
     day: date
     start: datetime
@@ -22,13 +22,16 @@ class BusinessDay:
 
     @classmethod
     def of(cls, day: date, zone: str) -> Self:
-        """Return the day in an IANA zone."""
+        """Return the day in an IANA zone.
+
+        In UTC: an hour after a midnight at which clocks are changed would else be none.
+        """
         there = ZoneInfo(zone)
         next_day = day + timedelta(days=1)
         return cls(
             day=day,
-            start=datetime.combine(day, time(), there),
-            end=datetime.combine(next_day, time(), there),
+            start=datetime.combine(day, time(), there).astimezone(UTC),
+            end=datetime.combine(next_day, time(), there).astimezone(UTC),
         )
 
     def holds(self, moment: datetime) -> bool:

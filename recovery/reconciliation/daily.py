@@ -215,6 +215,8 @@ class DailyReconciliation:
         return failed
 
     def _act_on(self, finding: Finding, actions: Actions) -> bool:
+        if finding.is_another_now:
+            let_be_over(self._alerts, [about_finding(finding.id)])
         errors = self._handlers.tell(finding.discrepancy) if not finding.act_count else []
         try:
             action = actions.act(finding)

@@ -18,6 +18,7 @@ import psycopg
 import sqlalchemy
 
 from orchestrator.errors import LogUnavailableError
+from orchestrator.redaction import redact
 from orchestrator.storage.database import Database
 from recovery.reconciliation.business_day import BusinessDay
 from recovery.reconciliation.discrepancies import Discrepancy, DiscrepancyType
@@ -170,19 +171,20 @@ def comparison(connection: psycopg.Connection[Any]) -> Comparison:
 
 
 def _values(row: Row) -> tuple[Any, ...]:
+    """The row as COPY takes it, with names masked as the saga log masks them."""
     why = row.why if isinstance(row, InvalidRow) else trouble_with(row)
     if why is not None or isinstance(row, InvalidRow):
         return (*(None,) * 9, why)
     return (
         row.kind,
-        row.reference,
+        redact(row.reference),
         row.amount_minor,
         row.currency,
         row.status,
         row.at,
-        row.payment_reference,
-        row.order_reference,
-        row.key,
+        row.payment_reference and redact(row.payment_reference),
+        row.order_reference and redact(row.order_reference),
+        row.key and redact(row.key),
         None,
     )
 

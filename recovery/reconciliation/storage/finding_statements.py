@@ -39,8 +39,10 @@ ON CONFLICT (gateway, day, type, kind, name) DO UPDATE SET
         CASE WHEN n.reopens THEN NULL ELSE d.reason END
         FROM (SELECT d.state IN ('open', 'gone') OR d.state = 'acted' AND d.act_count < 2
             OR ({_KNOWN}) IS DISTINCT FROM ({_AGAIN}) AS reopens) n),
-    act_count = CASE WHEN d.state = 'gone' OR ({_KNOWN}) IS DISTINCT FROM ({_AGAIN})
-        THEN 0 ELSE d.act_count END
+    (act_count, last_error) = (SELECT
+        CASE WHEN n.is_news THEN 0 ELSE d.act_count END,
+        CASE WHEN n.is_news THEN NULL ELSE d.last_error END
+        FROM (SELECT d.state = 'gone' OR ({_KNOWN}) IS DISTINCT FROM ({_AGAIN}) AS is_news) n)
 """
 
 LEAVE = f"""
@@ -109,9 +111,10 @@ SELECT {_ROW} FROM reconciliation.discrepancy WHERE id BETWEEN %(low)s AND %(hig
 """
 
 COUNTS = """
-SELECT type, count(*) FROM reconciliation.discrepancy
+SELECT type, count(*) FROM reconciliation.discrepancy d JOIN reconciliation.run r
+    USING (gateway, day)
 WHERE gateway = %(gateway)s AND day = %(day)s AND (closed_at IS NULL OR NOT %(open_only)s)
-    AND state <> 'gone'
+    AND found_run = run_count
 GROUP BY type ORDER BY type COLLATE "C"
 """
 
@@ -122,7 +125,8 @@ FROM reconciliation.run WHERE gateway = %(gateway)s AND day = %(day)s
 
 CLOSED_IDS = """
 SELECT id FROM reconciliation.discrepancy
-WHERE gateway = %(gateway)s AND day = %(day)s AND closed_at IS NOT NULL AND act_count > 0
+WHERE gateway = %(gateway)s AND day = %(day)s AND closed_at IS NOT NULL
+    AND (acted_at IS NOT NULL OR last_error IS NOT NULL)
 """
 
 LOCK = "SELECT pg_try_advisory_lock(hashtext('amends.reconciliation'), hashtext(%(of)s))"

@@ -66,6 +66,11 @@ class Finding:
     history: Sequence[Mapping[str, Any]]
     discrepancy: Discrepancy
 
+    @property
+    def is_another_now(self) -> bool:
+        """It was acted upon, and has come to differ in another way since."""
+        return self.acted_at is not None and not self.act_count and self.last_error is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -172,7 +177,7 @@ class Findings:
         return dict(self._database.run(statements.COUNTS, values))
 
     def closed_ids(self, gateway: str, day: date) -> list[UUID]:
-        """Return those that were acted upon and are closed now."""
+        """Return those that a person may have been told of and that are closed now."""
         return [row[0] for row in self._database.run(statements.CLOSED_IDS, _names(gateway, day))]
 
 
