@@ -9,6 +9,7 @@ often webhooks arrive. What a running attempt may be about to record is waited f
     taken                          no such capture, the step ran       an effect is proved
     refund succeeded               the refund is pending               a refund is settled
     refund failed                  the refund undid a capture          a refund failed
+    refunded                       the saga goes on, unaware of it     a person is asked
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def weigh(payment: ChargeResult, state: SagaState, log: Sequence[Recorded]) -> l
     found = [
         *_of_the_hold(payment, state),
         *_of_the_capture(payment, state),
-        *(each for refund in payment.refunds for each in _of_a_refund(refund, state, log)),
+        *(f for each in payment.refunds for f in _of_a_refund(each, payment, state, log)),
     ]
     if state.phase is State.RESOLVED and found:
         question = f"the saga was resolved, and {payment.reference} has moved since"
@@ -131,18 +132,35 @@ def _of_the_capture(payment: ChargeResult, state: SagaState) -> Iterator[Finding
 
 
 def _of_a_refund(
-    refund: RefundResult, state: SagaState, log: Sequence[Recorded]
+    refund: RefundResult, payment: ChargeResult, state: SagaState, log: Sequence[Recorded]
 ) -> Iterator[Finding]:
-    if refund.status is RefundStatus.PENDING:
-        return
     if refund.reference not in _told_of(log):
-        if state.unwinding is not None and not state.is_terminal:
-            yield NotYet(reason=f"refund {refund.reference} is not in the log yet")
-    elif refund.status is RefundStatus.SUCCEEDED:
-        if any(each.reference == refund.reference and each.is_pending for each in movements(log)):
-            yield RefundSettled(reference=refund.reference)
-    elif refund.reference in _undone_by(state.step(CAPTURE)):
-        yield RefundFailed(reference=refund.reference)
+        yield from _of_a_strange_refund(refund, payment, state)
+        return
+    standing = {each.reference: each for each in movements(log) if each.is_undo}
+    known = standing.get(refund.reference)
+    if refund.status is RefundStatus.SUCCEEDED and known is not None and known.is_pending:
+        yield RefundSettled(reference=refund.reference)
+    elif refund.status is RefundStatus.FAILED:
+        undone_by = _undone_by(state.step(CAPTURE))
+        if refund.reference in undone_by:
+            yield RefundFailed(reference=refund.reference)
+        elif known is not None and payment.reference in undone_by:  # one of several, by others
+            yield RefundFailed(reference=payment.reference)
+
+
+def _of_a_strange_refund(
+    refund: RefundResult, payment: ChargeResult, state: SagaState
+) -> Iterator[Finding]:
+    """Of a refund that the log does not speak of. After the end it is the shop's own affair."""
+    if state.is_terminal:
+        return
+    if state.unwinding is None:
+        if refund.status is not RefundStatus.FAILED:
+            stands = f"the saga is {state.phase} and goes on as if {payment.reference} were paid"
+            yield Question(text=f"others refunded {refund.amount} by {refund.reference}: {stands}")
+    elif refund.status is not RefundStatus.PENDING:
+        yield NotYet(reason=f"refund {refund.reference} is not in the log yet")
 
 
 def _knows(step: StepState, reference: str) -> bool:
@@ -172,19 +190,19 @@ def _differs(verb: str, payment: ChargeResult, state: SagaState) -> str:
 
 def _told_of(log: Sequence[Recorded]) -> set[str]:
     """The references of refunds that the log speaks of, whatever became of them."""
-    told = {each.reference for each in movements(log) if each.is_undo and each.reference}
+    told: set[str | None] = set()
     for each in log:
         match each.entry:
             case UndoFailed(reference=reference) | MovementSettled(reference=reference):
                 told.add(reference)
-            case (
-                StepSucceeded(direction=Direction.COMPENSATE, reference=str(reference))
-                | StepSettled(direction=Direction.COMPENSATE, reference=str(reference))
+            case StepSucceeded() | StepSettled() as entry if (
+                entry.direction == Direction.COMPENSATE
             ):
-                told.add(reference)
+                told.add(entry.reference)
+                told.update(moved.get("reference") for moved in entry.movements or ())
             case _:
                 pass
-    return told
+    return {each for each in told if each is not None}
 
 
 def _undone_by(step: StepState) -> set[str]:

@@ -254,6 +254,20 @@ def test_a_refund_that_is_not_in_the_log_yet_is_waited_for(
     assert NotYet in kinds(weighed(entries, with_refund(status)))
 
 
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        (RefundStatus.PENDING, [Question]),
+        (RefundStatus.SUCCEEDED, [Question]),
+        (RefundStatus.FAILED, []),
+    ],
+)
+def test_a_refund_by_others_while_the_order_goes_forward_is_a_persons_to_judge(
+    status: RefundStatus, found: list[type]
+) -> None:
+    assert kinds(weighed(TAKEN, with_refund(status, "by-hand"))) == found
+
+
 def test_a_proved_hold_is_what_the_step_itself_would_have_returned() -> None:
     [found] = weighed([*BEGUN, *unknown(AUTHORIZE)], payment(HOLD))
 
