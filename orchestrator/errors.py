@@ -88,6 +88,14 @@ class StateConflictError(AmendsError):
         self.state = state
 
 
+class SagaCompensationError(AmendsError):
+    """The saga could not be taken back whole: it is parked, and a person has to answer."""
+
+    def __init__(self, message: str, *, saga_id: UUID) -> None:
+        super().__init__(message)
+        self.saga_id = saga_id
+
+
 class WaitTimeoutError(AmendsError, TimeoutError):
     """The saga did not reach an end within the time the caller was willing to wait."""
 

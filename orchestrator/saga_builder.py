@@ -9,6 +9,10 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from orchestrator.definition import UNDO_RETRY, Retry, SagaDefinition, Step, step
+from orchestrator.state import State
+
+SagaState = State
+"""The seed's name for a saga's states (`orchestrator.state.SagaState` is what its log folds to)."""
 
 P = TypeVar("P", bound=BaseModel)
 

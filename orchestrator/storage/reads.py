@@ -51,6 +51,10 @@ class SagaSummary:
         return self.state in PARKED
 
 
+SagaExecution = SagaSummary
+"""The seed's name for what is seen of a saga's run."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRow:
     """A scheduled or running attempt, as `show` prints it."""
