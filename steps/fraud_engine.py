@@ -65,8 +65,8 @@ class Points:
     count: int
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError("points raise a suspicion; they never lower one")
+        if type(self.count) is not int or self.count < 1:
+            raise ValueError("points are whole and raise a suspicion; they never lower one")
 
 
 Finding = Decision | Points
@@ -130,12 +130,15 @@ class FraudEngine:
         )
 
 
+NO_FINDING: Final = "NoFinding"
+"""In place of an error's class: the rule answered with something that is neither."""
+
 STRICTNESS: Final = (Decision.APPROVE, Decision.REVIEW, Decision.CHALLENGE, Decision.BLOCK)
 
 
 def _opinion(rule: Rule, context: FraudContext) -> Opinion:
     try:
-        found = rule.judge(context)
+        found: object = rule.judge(context)
     except Exception as error:  # noqa: BLE001 - whatever it is, not knowing is not approving
         return Opinion(rule=rule.name, decision=Decision.REVIEW, error=type(error).__name__)
     match found:
@@ -145,3 +148,5 @@ def _opinion(rule: Rule, context: FraudContext) -> Opinion:
             return Opinion(rule=rule.name, decision=found)
         case Points(count=points):
             return Opinion(rule=rule.name, points=points)
+        case _:  # a bool, most often; no type checker looked at somebody's own rule
+            return Opinion(rule=rule.name, decision=Decision.REVIEW, error=NO_FINDING)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
+import stringprep
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -21,6 +23,11 @@ from steps.velocity import VelocityTracker
 from steps.verdict import Decision
 
 _GMAIL: Final = frozenset({"gmail.com", "googlemail.com"})
+
+_MAPPED_BITS: Final = 96
+"""Of an IPv4 address that is written as IPv6: what comes before the address itself."""
+
+_QUOTED: Final = re.compile(r'"(.+)"')
 
 
 def blocklist_rule(entries: Iterable[str], *, finds: Finding = Decision.BLOCK) -> Rule:
@@ -45,7 +52,7 @@ def blocklist_rule(entries: Iterable[str], *, finds: Finding = Decision.BLOCK) -
             elif "@" in entry:
                 listed.add(normalised_email(entry))
             else:
-                ranges.append(ipaddress.ip_network(entry))
+                ranges.append(_listed_range(entry))
         except ValueError:
             raise ValueError(
                 f"entry {place} of the blocklist is no e-mail address, @domain, IP address or range"
@@ -79,12 +86,14 @@ def blocklist_rule(entries: Iterable[str], *, finds: Finding = Decision.BLOCK) -
 
 
 def normalised_email(email: str) -> str:
-    """One spelling per mailbox: no case, no ``+tag``, and for Gmail no dots.
+    """One spelling per mailbox: no case, no quotes, no ``+tag``, and for Gmail no dots.
 
     Raises:
         ValueError: it is no e-mail address.
     """
     local, at, domain = _plain(email).rpartition("@")
+    if quoted := _QUOTED.fullmatch(local):
+        local = re.sub(r"\\(.)", r"\1", quoted[1])
     if not (local and at and domain):
         raise ValueError("not an e-mail address")
     mailbox = local.partition("+")[0] or local
@@ -92,6 +101,15 @@ def normalised_email(email: str) -> str:
     if domain in _GMAIL:
         return f"{mailbox.replace('.', '') or mailbox}@gmail.com"
     return f"{mailbox}@{domain}"
+
+
+def _listed_range(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """As `normalised_ip` writes what is in it: ranges of IPv4 written as IPv6 are of IPv4."""
+    listed = ipaddress.ip_network(entry)
+    mapped = getattr(listed.network_address, "ipv4_mapped", None)
+    if mapped is None or listed.prefixlen < _MAPPED_BITS:
+        return listed
+    return ipaddress.ip_network((mapped, listed.prefixlen - _MAPPED_BITS))
 
 
 def _listed_domain(domain: str) -> str:
@@ -107,9 +125,14 @@ def _domain(domain: str) -> str:
 def _plain(text: str) -> str:
     """Without case, compatibility forms, spaces and characters that nobody sees."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return "".join(
-        each for each in folded if not each.isspace() and unicodedata.category(each)[0] != "C"
-    )
+    return "".join(each for each in folded if not _is_unseen(each))
+
+
+def _is_unseen(character: str) -> bool:
+    """Spaces, control and format characters, and selectors of variants, which are marks."""
+    if character.isspace() or unicodedata.category(character)[0] == "C":
+        return True
+    return stringprep.in_table_b1(character)
 
 
 def normalised_ip(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.fraud_engine import (
+    NO_FINDING,
     Finding,
     FraudContext,
     FraudEngine,
@@ -85,6 +86,20 @@ def test_a_rule_that_raises_asks_for_a_review_and_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize("answer", [True, False, "block", 50])
+def test_a_rule_that_answers_with_no_finding_asks_for_a_review_too(answer: Any) -> None:
+    verdict = FraudEngine([says("careless", answer)], 100).decide(order())
+
+    assert (verdict.decision, verdict.reasons) == (Decision.REVIEW, ("careless",))
+    assert verdict.opinions[0].error == NO_FINDING
+
+
+@pytest.mark.parametrize("count", [0, -5, float("nan"), True])
+def test_points_that_would_lower_a_suspicion_are_refused(count: Any) -> None:
+    with pytest.raises(ValueError, match="never lower"):
+        Points(count)
+
+
 @pytest.mark.parametrize(("points", "decision"), [(49, "approve"), (50, "review")])
 def test_points_add_up_to_a_review(points: int, decision: str) -> None:
     rules = [says("first", Points(50)), says("second", Points(points))]
@@ -115,7 +130,12 @@ def test_one_mailbox_has_one_spelling(local: str, domain: str) -> None:
         ({"email": "any@bad.example"}, "block"),
         ({"email": "any@good.example"}, "approve"),
         ({"email": "no address"}, "review"),
+        ({"email": '"j.doe"@gmail.com'}, "block"),
+        ({"email": "j\ufe0fd\u034foe@gmail.com"}, "block"),
+        ({"email": "any@ba\ufe0fd.example"}, "block"),
         ({"ip": "203.0.113.9"}, "block"),
+        ({"ip": "192.0.2.7"}, "block"),
+        ({"ip": "192.0.2.8"}, "approve"),
         ({"ip": "::ffff:203.0.113.9"}, "block"),
         ({"ip": "2001:db8::9%eth0"}, "block"),
         ({"ip": "203.0.114.9"}, "approve"),
@@ -127,7 +147,9 @@ def test_one_mailbox_has_one_spelling(local: str, domain: str) -> None:
     ids=str,
 )
 def test_the_blocklist(known: dict[str, str], decision: str) -> None:
-    rule = blocklist_rule(["jdoe@gmail.com", "@BAD.example", "203.0.113.0/24", "2001:db8::/64"])
+    mapped = "::ffff:192.0.2.0/125"
+    listed = ["jdoe@gmail.com", "@BAD.example", "203.0.113.0/24", "2001:db8::/64", mapped]
+    rule = blocklist_rule(listed)
 
     assert FraudEngine([rule], 100).decide(order(**known)).decision == decision
 
