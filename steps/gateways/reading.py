@@ -21,7 +21,14 @@ def promised(read: Callable[[Json], T]) -> Callable[[Json], T]:
     def checked(body: Json) -> T:
         try:
             return read(body)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise UnreadableAnswerError(f"{read.__name__}: {type(error).__name__}") from error
 
     return checked

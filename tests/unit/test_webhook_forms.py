@@ -103,6 +103,7 @@ def test_a_stripe_event_names_its_account() -> None:
         (STRIPE, INTENT, ("data", "object", "object"), "charge"),
         (STRIPE, INTENT, ("data",), {}),
         (STRIPE, INTENT, ("created",), True),
+        (STRIPE, INTENT, ("created",), 10**30),
         (STRIPE, STRIPE_REFUND, ("data", "object", "payment_intent"), None),
         (STRIPE, STRIPE_REFUND, ("data", "object", "status"), "lost"),
     ],

@@ -45,7 +45,7 @@ def hears(shop: World, kind: str, reference: str, *, times: int = 1) -> None:
 
     def told() -> bool:
         found = [each for each in shop.post.heard if reference in each.body.decode()]
-        return sum(each.told["type"] == kind for each in found) >= times
+        return [each.told["type"] for each in found].count(kind) >= times
 
     shop.post.until(told)
     for each in list(shop.post.heard):
