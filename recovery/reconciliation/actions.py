@@ -69,6 +69,7 @@ class _Owner:
     saga: SagaSummary
     state: SagaState
     log: Sequence[Recorded]
+    keys: set[str]
 
 
 class Actions:
@@ -137,8 +138,8 @@ class Actions:
         payments = self._gateway.find(
             reference=found.payment_reference, timeout_seconds=CALL_SECONDS
         )
-        if len(payments) != 1:
-            return None
+        if len(payments) != 1 or payments[0].key not in owner.keys:
+            return None  # the report beside the key speaks of a payment that the saga never opened
         news = weigh(payments[0], owner.state, owner.log)
         if any(isinstance(each, Question) for each in news):
             return None
@@ -172,9 +173,9 @@ class Actions:
             snapshot = self._log.read(saga.id)
             log = snapshot.entries if snapshot else []
             state = replay(log)
-            keys = [key for step in state.steps for key in _keys(saga, step, state)]
+            keys = {key for step in state.steps for key in _keys(saga, step, state)}
             if AUTHORIZE in state.steps and found.key in keys:
-                return _Owner(saga=saga, state=state, log=log)
+                return _Owner(saga=saga, state=state, log=log, keys=keys)
         return None
 
     def _sagas_of(self, order: str) -> Iterator[SagaSummary]:

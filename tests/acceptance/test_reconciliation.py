@@ -18,13 +18,14 @@ from orchestrator.storage.alerts import Alert, Alerts
 from orchestrator.storage.database import Database
 from recovery.cli.failures import ExitCode
 from recovery.cli.program import amends
+from recovery.reconciliation.report_file import COLUMNS
 from steps.checkout import checkout
 from steps.gateways.payment import CaptureRequest, ChargeRequest
 from steps.gateways.sandbox.client import SandboxGateway
 from steps.money import Money
 from tests.deployment import Deployment, expected, mixed, payload
 from tests.worker_processes import until
-from tests.yesterday import YESTERDAY, change, move_ledger, move_sagas
+from tests.yesterday import NOON, YESTERDAY, change, move_ledger, move_sagas
 
 PRICE = Money(minor=1990, currency="EUR")
 Run = Callable[..., Result]
@@ -192,6 +193,36 @@ def test_three_planted_differences_are_found_and_acted_upon_once(
     assert not [each for each in alerts(deployment) if each.closed_at is None]
     assert reconcile(run, exit_code=0)["open"] == 0
     assert len(alerts(deployment)) == 5
+
+
+def test_a_key_of_one_order_beside_the_payment_of_another_is_for_a_person(
+    deployment: Deployment, run: Run, tmp_path: Path
+) -> None:
+    """A report that mixes up whose payment is whose must not take either order back."""
+    deployment.start_worker()
+    for order in ("one", "other"):
+        start(deployment, order)
+    deployment.wait_at_rest(60)
+    move_sagas(deployment.engine)
+    move_ledger(ledger(tmp_path))
+    theirs = deployment.judge.totals_of("other")
+    [paid] = [
+        each.payment_reference
+        for each in deployment.judge.movements()
+        if (each.order_reference, each.operation) == ("other", "capture")
+    ]
+    key = forward_key("checkout", "one", "capture_payment")
+    report = tmp_path / "report.csv"
+    report.write_text(
+        f"{','.join(COLUMNS)}\n{NOON.isoformat()},capture,pay_x,{paid},one,1990,EUR,{key}\n"
+    )
+
+    reconcile(run, "--report", str(report), exit_code=ExitCode.DISCREPANCIES)
+
+    assert discrepancies(run)["missing_internal", "capture", "one"]["action"] == "told a person"
+    deployment.wait_at_rest(60)
+    assert deployment.counts() == Counter({State.COMPLETED: 2})
+    assert deployment.judge.totals_of("other") == theirs
 
 
 def _is_clean(deployment: Deployment, order: str) -> bool:
