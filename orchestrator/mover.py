@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from orchestrator import outcomes
-from orchestrator.announcing import announce
+from orchestrator.announcing import announce, announce_heard
 from orchestrator.definition import SagaDefinition
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell, SilentDoorbell, ring_each
@@ -169,13 +169,31 @@ class Mover:
         return change.state
 
     def deliver(self) -> int:
-        """Deliver signals that nobody has delivered yet; return to how many sagas: they are due."""
-        return self._signals.deliver_all()
+        """Deliver signals that nobody has delivered yet; return how many: their sagas are due."""
+        heard = self._signals.deliver_all()
+        announce_heard(heard)
+        return len(heard)
 
-    def hear(self, saga_id: UUID) -> None:
-        """Deliver to a saga that begins to wait what came before it; the sweep does too."""
+    def hear(
+        self,
+        *,
+        saga_id: UUID | None = None,
+        definition: str | None = None,
+        key: str | None = None,
+    ) -> UUID | None:
+        """Deliver to one saga what it has not heard yet, and return its id; None: that is nothing.
+
+        Raises:
+            Moved: somebody holds its row; the sweep delivers it.
+        """
+        heard = self._signals.deliver(saga_id=saga_id, definition=definition, key=key)
+        announce_heard(heard)
+        return heard[0].saga_id if heard else None
+
+    def hear_early(self, saga_id: UUID) -> None:
+        """Let a saga that begins to wait hear what came before it existed; the sweep does too."""
         try:
-            if self._signals.deliver(saga_id=saga_id) is not None:
+            if self.hear(saga_id=saga_id) is not None:
                 self.look(saga_id)
         except (LogUnavailableError, Moved, HistoryError) as error:
             emit("saga.look_failed", saga_id=saga_id, error=str(error))
@@ -187,7 +205,7 @@ class Mover:
         """
         try:
             if saga.parent_id is not None:
-                self._signals.deliver(saga_id=saga.parent_id)
+                self.hear(saga_id=saga.parent_id)
                 self.look(saga.parent_id)
             following = None if saga.lock is None else self._log.next_in_line(saga.lock)
             if following is not None:

@@ -102,7 +102,7 @@ class OutsideFacts:
         refuse_card_data({"name": name, "dedup_id": dedup_id, "payload": value}, "signal")
         is_new = self._signals.keep(definition, key, printable(name), printable(dedup_id), value)
         try:
-            saga_id = self._signals.deliver(definition=definition, key=key)
+            saga_id = self._mover.hear(definition=definition, key=key)
         except Moved:
             return is_new  # it is kept; the sweep delivers it
         if saga_id is not None:

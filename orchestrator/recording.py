@@ -203,7 +203,7 @@ class Recorder:
         if plan.change.tells:
             self._mover.pass_on(claim.saga)
         if any(isinstance(each, StepWaiting) for each in plan.change.entries):
-            self._mover.hear(claim.saga.id)
+            self._mover.hear_early(claim.saga.id)
         following = plan.next_claim
         if following is not None:
             self._leases.hold(following.attempt, following.token, following.lease)

@@ -92,12 +92,15 @@ hears AS (
 )
 """
 
-DELIVER = f"WITH {_DELIVER.format(hears=_HEARS)} SELECT id FROM moved"
+_HEARD = "n.id, n.definition, n.key, n.name, n.dedup_id, n.payload"
+
+DELIVER = f"WITH {_DELIVER.format(hears=_HEARS)} SELECT {_HEARD} FROM numbered n ORDER BY n.seq"
 
 _DELIVER_LOOKED = f"""
 WITH looked AS MATERIALIZED ({{looked}}), {_DELIVER.format(hears=_ALL_HEAR)}
-SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM looked),
-    (SELECT max(arrival) FROM looked)
+SELECT w.looked, w.last, {_HEARD}
+FROM (SELECT count(*) AS looked, max(arrival) AS last FROM looked) w
+LEFT JOIN numbered n ON true ORDER BY n.id, n.seq
 """
 
 DELIVER_NEWEST = _DELIVER_LOOKED.format(looked=_NEWEST)
@@ -109,6 +112,18 @@ SELECT g.name, g.dedup_id, g.received_at FROM amends.signal g
 WHERE g.definition = %(definition)s AND g.key = %(key)s AND g.delivered_at IS NULL
 ORDER BY g.arrival LIMIT %(limit)s
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A signal that was just delivered to a saga."""
+
+    saga_id: UUID
+    definition: str
+    key: str
+    name: str
+    dedup_id: str
+    payload: Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,33 +159,33 @@ class Signals:
         definition: str | None = None,
         key: str | None = None,
         saga_id: UUID | None = None,
-    ) -> UUID | None:
-        """Deliver what one saga, named by its id or its key, is to hear; None if that is nothing.
+    ) -> list[Heard]:
+        """Deliver what one saga, named by its id or its key, is to hear, and return that.
 
         Raises:
             Moved: somebody holds its row; what it is to hear stays in the inbox.
         """
         values = {"definition": definition, "key": key, "saga_id": saga_id, "limit": BATCH}
-        rows = self._database.run(DELIVER, values, writes="signal.commit")
-        return rows[0][0] if rows else None
+        return [Heard(*row) for row in self._database.run(DELIVER, values, writes="signal.commit")]
 
-    def deliver_all(self) -> int:
-        """Deliver what is looked at, and return to how many sagas, which are due now.
+    def deliver_all(self) -> list[Heard]:
+        """Deliver what is looked at, and return it; its sagas are due now.
 
-        That are the newest undelivered signals, and if there are more than `WINDOW` the next of the
-        older ones. A saga whose row somebody holds hears them another time.
+        Looked at are the newest undelivered signals, and if there are more than `WINDOW` the next
+        of the older ones. A saga whose row somebody holds hears them another time.
         """
-        delivered, looked, _ = self._deliver_looked(DELIVER_NEWEST)
+        heard, looked, _ = self._deliver_looked(DELIVER_NEWEST)
         if looked < WINDOW:
-            return delivered
+            return heard
         older, _, last = self._deliver_looked(DELIVER_OLDER)
         self._looked_up_to = last or 0
-        return delivered + older
+        return heard + older
 
-    def _deliver_looked(self, statement: str) -> tuple[int, int, int | None]:
+    def _deliver_looked(self, statement: str) -> tuple[list[Heard], int, int | None]:
         values = {"limit": BATCH, "window": WINDOW, "after": self._looked_up_to}
-        [(delivered, looked, last)] = self._database.run(statement, values, writes="signal.commit")
-        return delivered, looked, last
+        rows = self._database.run(statement, values, writes="signal.commit")
+        looked, last = rows[0][:2]
+        return [Heard(*row[2:]) for row in rows if row[2] is not None], looked, last
 
     def undelivered(self, definition: str, key: str) -> list[Undelivered]:
         """Return up to 500 signals that a saga has not heard, the oldest first.

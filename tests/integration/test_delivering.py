@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy
 
 from orchestrator.entries import SignalReceived
+from orchestrator.instrumentation import observed
 from orchestrator.storage import signals
 from orchestrator.storage.database import Database
 from orchestrator.waits import wait_for
@@ -167,3 +168,19 @@ def test_more_signals_than_one_batch_are_delivered_in_one_sweep(engine: Engine) 
     )
     Sweeper(engine.coordinator, Database(engine.pool)).run_once()
     assert len(heard(engine, saga_id)) == 1100
+
+
+def test_observers_are_told_of_every_signal_that_a_saga_hears(engine: Engine) -> None:
+    first, second = waiting(engine, "a"), waiting(engine, "b")
+    keep(engine, "a", "by-a-sweep")
+    told: list[tuple[object, str]] = []
+
+    def watch(event: str, fields: dict[str, Any]) -> None:
+        if event == "saga.entry" and isinstance(fields["entry"], SignalReceived):
+            told.append((fields["saga_id"], fields["entry"].dedup_id))
+
+    with observed(watch):
+        engine.coordinator.mover.deliver()
+        engine.client.signal(second, "approved", "yes", dedup_id="by-its-sender")
+
+    assert told == [(first, "by-a-sweep"), (second, "by-its-sender")]
