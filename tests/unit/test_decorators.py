@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from orchestrator.errors import OutcomeUnknown, Retriable, Terminal
+from orchestrator.errors import DefinitionError, OutcomeUnknown, Retriable, Terminal
 from orchestrator.guarding import NotLetThrough
 from orchestrator.instrumentation import observed
 from workers.resilience.decorators import (
@@ -96,6 +97,36 @@ def test_more_calls_than_the_rate_allows_are_not_made() -> None:
     assert timedelta(seconds=50) < refused.value.retry_after <= MINUTE
 
 
+@pytest.mark.parametrize(
+    ("max_calls", "period"),
+    [(0, MINUTE), (1, timedelta(0)), (1, timedelta(milliseconds=500)), (1, MINUTE * 1.005)],
+)
+def test_what_is_no_rate_of_whole_seconds_is_refused(max_calls: int, period: timedelta) -> None:
+    with pytest.raises(DefinitionError):
+        rate_limit(max_calls=max_calls, period=period)
+
+
+def test_a_rate_lets_calls_through_while_its_redis_is_down() -> None:
+    bank = Bank()
+    charge = rate_limit(max_calls=1, period=MINUTE, url="redis://127.0.0.1:1")(bank.charge)
+
+    assert [charge(), charge()] == ["charged", "charged"]
+
+
+def test_a_call_costs_the_same_however_many_came_before_it() -> None:
+    pay = circuit_breaker()(lambda: None)
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(count):
+            pay()
+        return time.perf_counter() - began
+
+    first = seconds(1_000)
+    seconds(20_000)
+    assert seconds(1_000) < 10 * first
+
+
 def test_two_functions_have_rates_of_their_own() -> None:
     one, other = Bank(), Bank()
     rate_limit(max_calls=1, period=MINUTE, name="one")(one.charge)()
@@ -129,6 +160,21 @@ def test_logs_of_calls_show_values_only_if_asked_and_never_a_card_number() -> No
     assert "paid" not in str(quiet)
     assert "paid with" in str(open_hearted)
     assert CARD not in str(open_hearted)
+
+
+def test_a_call_that_is_repeated_shows_no_arguments() -> None:
+    answers = iter([ConnectionError("once")])
+
+    def pay(card: str) -> str:
+        for error in answers:
+            raise error
+        return f"paid with {len(card)} digits"
+
+    with capture_logs() as lines:
+        retry(delay=0.001, exceptions=(ConnectionError,))(pay)(CARD)
+
+    assert "ConnectionError" in str(lines)
+    assert CARD not in str(lines)
 
 
 def test_a_failure_is_logged_without_card_data_and_raised() -> None:

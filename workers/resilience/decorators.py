@@ -16,19 +16,20 @@ from datetime import timedelta
 from typing import Any, Final, ParamSpec, TypeVar
 
 import limits
+import redis
 import stamina
 import structlog
 from limits.storage import storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 
-from orchestrator.errors import OutcomeUnknown, Retriable, Terminal
-from orchestrator.guarding import Breaker, NotLetThrough, Request, Verdict, judged
+from orchestrator.errors import DefinitionError, OutcomeUnknown, Retriable, Terminal
+from orchestrator.guarding import Breaker, NotLetThrough, Rate, Request, Verdict, judged
 from orchestrator.instrumentation import emit
 from orchestrator.redaction.text import redact
 from orchestrator.redaction.values import redact_dict
 from workers.resilience.circuit import Circuit, Gate, through
 from workers.resilience.own_circuit import OwnCircuit
-from workers.resilience.shared_server import SharedServer
+from workers.resilience.shared_server import TIMEOUT_SECONDS, SharedServer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,15 +70,23 @@ def retry(
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         _check_synchronous(function)
-        return stamina.retry(
-            on=wants_another,
-            attempts=max_attempts,
-            timeout=None,
-            wait_initial=delay,
-            wait_jitter=delay,
-            wait_exp_base=backoff,
-            wait_max=_LONGEST_PAUSE_SECONDS,
-        )(function)
+
+        @functools.wraps(function)
+        def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
+            for attempt in stamina.retry_context(  # `stamina.retry` would log the arguments
+                on=wants_another,
+                attempts=max_attempts,
+                timeout=None,
+                wait_initial=delay,
+                wait_jitter=delay,
+                wait_exp_base=backoff,
+                wait_max=_LONGEST_PAUSE_SECONDS,
+            ):
+                with attempt:
+                    return function(*args, **kwargs)
+            raise AssertionError("the last attempt raises what it met")
+
+        return repeated
 
     return decorate
 
@@ -134,23 +143,46 @@ def rate_limit(
     Args:
         period: whole seconds.
         name: of what is limited; by default the function's.
-        url: the Redis by which all processes share it; without, it is this process's own.
+        url: the Redis by which all processes share it; without, it is this process's own. While it
+            does not answer, every call is let through.
+
+    Raises:
+        DefinitionError: that is no rate, or not of whole seconds.
     """
-    rate = limits.RateLimitItemPerSecond(max_calls, int(period.total_seconds()))
+    agreed = Rate(max_calls, per=period)
+    if agreed.per % timedelta(seconds=1):
+        raise DefinitionError(f"rate_limit(period={period}): whole seconds only")
+    rate = limits.RateLimitItemPerSecond(agreed.limit, agreed.per // timedelta(seconds=1))
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         _check_synchronous(function)
         known_as = name or _name(function)
-        limiter = MovingWindowRateLimiter(storage_from_string(url or "memory://"))
+        limiter = MovingWindowRateLimiter(
+            storage_from_string("memory://")
+            if url is None
+            else storage_from_string(
+                url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
+            )
+        )
+
+        def free_at() -> float | None:
+            """When to come again, or None: it may be called now."""
+            try:
+                if limiter.hit(rate, known_as):
+                    return None
+                return limiter.get_window_stats(rate, known_as).reset_time
+            except redis.RedisError as error:
+                emit("guards.lost", error=f"{type(error).__name__}: {error}")
+                return None
 
         @functools.wraps(function)
         def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-            if not limiter.hit(rate, known_as):
-                free_at = limiter.get_window_stats(rate, known_as).reset_time
+            at = free_at()
+            if at is not None:
                 raise NotLetThrough(
                     f"{known_as} may be called {max_calls} times in {period}",
                     code="rate_reached",
-                    retry_after=timedelta(seconds=max(0.0, free_at - time.time())),
+                    retry_after=timedelta(seconds=max(0.0, at - time.time())),
                     is_exact=False,
                 )
             return function(*args, **kwargs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections import deque
 from datetime import timedelta
 
 from orchestrator.guarding import Breaker, NotLetThrough, Request, Verdict
@@ -21,8 +21,8 @@ class OwnCircuit:
     def __init__(self, name: str, breaker: Breaker) -> None:
         self._name, self._breaker = name, breaker
         self._lock = threading.Lock()
-        self._calls: list[float] = []
-        self._outages: list[float] = []
+        self._calls: deque[float] = deque()
+        self._outages: deque[float] = deque()
         self._open_until: float | None = None
         self._trial: str | None = None
         self._trial_until = 0.0
@@ -37,7 +37,7 @@ class OwnCircuit:
         with self._lock:
             now = time.monotonic()
             if self._open_until is None:
-                self._calls = [*self._recent(self._calls, now), now]
+                self._add(self._calls, now)
                 return Entered(token=token, key=request.key, is_trial=False)
             rest = max(self._open_until, self._trial_until) - now
             if rest > 0:
@@ -63,7 +63,9 @@ class OwnCircuit:
                 return "unchanged"
             self._trial, self._trial_until = None, 0.0
             if verdict is Verdict.ANSWERED:
-                self._open_until, self._calls, self._outages = None, [], []
+                self._open_until = None
+                self._calls.clear()
+                self._outages.clear()
                 return "closed"
             if verdict is Verdict.OUTAGE:
                 self._open_until = open_until
@@ -71,13 +73,19 @@ class OwnCircuit:
             return "unchanged"
         if verdict is not Verdict.OUTAGE:
             return "unchanged"
-        self._outages = [*self._recent(self._outages, now), now]
-        share = self._breaker.share * len(self._recent(self._calls, now))
-        if len(self._outages) < max(self._breaker.failures, share):
+        self._add(self._outages, now)
+        self._forget_old(self._calls, now)
+        needed = max(self._breaker.failures, self._breaker.share * len(self._calls))
+        if len(self._outages) < needed:
             return "unchanged"
         self._open_until = open_until
         return "opened"
 
-    def _recent(self, moments: Iterable[float], now: float) -> list[float]:
+    def _add(self, moments: deque[float], now: float) -> None:
+        self._forget_old(moments, now)
+        moments.append(now)
+
+    def _forget_old(self, moments: deque[float], now: float) -> None:
         since = now - self._breaker.within.total_seconds()
-        return [each for each in moments if each > since]
+        while moments and moments[0] <= since:
+            moments.popleft()
