@@ -40,8 +40,9 @@ _ID = re.compile(r"(?:-?[0-9a-fA-F]){4,32}")
 def alerts_command(session: Session, closed_too: bool, limit: int) -> None:
     """List what waits for a person's answer, the newest first.
 
-    Parked sagas, outcomes that stay unknown, sagas that nobody looks at, silent sweepers. An alert
-    is sent again, ever more rarely, until it is acknowledged or its reason is gone.
+    Parked sagas, outcomes that stay unknown, sagas that nobody looks at, silent sweepers,
+    discrepancies. An alert is sent again, ever more rarely, until it is acknowledged or its reason
+    is gone.
     """
     log, now = SagaLog(session.database), datetime.now(UTC)
     found = Alerts(session.database).find(closed_too=closed_too, limit=limit)

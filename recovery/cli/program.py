@@ -14,41 +14,60 @@ from orchestrator.redaction import redact
 from recovery.cli.failures import ExitCode, Failure, failure_of
 from recovery.cli.session import Session
 
-VERBS = {
-    "migrate": "recovery.cli.schema",
-    "worker": "recovery.cli.running",
-    "sandbox": "recovery.cli.running",
-    "serve": "recovery.cli.running",
-    "sweep": "recovery.cli.sweeping",
-    "start": "recovery.cli.starting",
-    "restock": "recovery.cli.starting",
-    "list": "recovery.cli.looking",
-    "show": "recovery.cli.looking",
-    "wait": "recovery.cli.waiting",
-    "cancel": "recovery.cli.operating",
-    "retry": "recovery.cli.retrying",
-    "probe": "recovery.cli.answering",
-    "mark-done": "recovery.cli.answering",
-    "mark-not-done": "recovery.cli.answering",
-    "skip": "recovery.cli.answering",
-    "resolve": "recovery.cli.closing",
-    "abandon": "recovery.cli.closing",
-    "replay": "recovery.cli.closing",
-    "alerts": "recovery.cli.alerting",
-    "acknowledge": "recovery.cli.alerting",
-    "webhooks": "recovery.cli.receiving",
-    "idempotency": "recovery.cli.settling",
-    "reconcile": "recovery.cli.reconciling",
-    "discrepancies": "recovery.cli.reconciling",
-    "close-discrepancy": "recovery.cli.reconciling",
-    "events": "recovery.cli.listening",
-    "prune": "recovery.cli.pruning",
-    "doctor": "recovery.cli.examining",
-    "check-deploy": "recovery.cli.deploying",
-    "migrate-saga": "recovery.cli.deploying",
-    "demo": "recovery.cli.demonstrating",
+SECTIONS = {
+    "Run a deployment": {
+        "migrate": "recovery.cli.schema",
+        "worker": "recovery.cli.running",
+        "sweep": "recovery.cli.sweeping",
+        "serve": "recovery.cli.running",
+        "doctor": "recovery.cli.examining",
+    },
+    "Start sagas and look at them": {
+        "start": "recovery.cli.starting",
+        "list": "recovery.cli.looking",
+        "show": "recovery.cli.looking",
+        "wait": "recovery.cli.waiting",
+        "cancel": "recovery.cli.operating",
+    },
+    "Answer a saga's question": {
+        "retry": "recovery.cli.retrying",
+        "probe": "recovery.cli.answering",
+        "mark-done": "recovery.cli.answering",
+        "mark-not-done": "recovery.cli.answering",
+        "skip": "recovery.cli.answering",
+        "resolve": "recovery.cli.closing",
+        "abandon": "recovery.cli.closing",
+        "replay": "recovery.cli.closing",
+        "migrate-saga": "recovery.cli.deploying",
+    },
+    "Be told": {
+        "alerts": "recovery.cli.alerting",
+        "acknowledge": "recovery.cli.alerting",
+        "events": "recovery.cli.listening",
+    },
+    "Look after the outside": {
+        "webhooks": "recovery.cli.receiving",
+        "reconcile": "recovery.cli.reconciling",
+        "discrepancies": "recovery.cli.reconciling",
+        "close-discrepancy": "recovery.cli.reconciling",
+        "idempotency": "recovery.cli.settling",
+    },
+    "Deploy and clean up": {
+        "check-deploy": "recovery.cli.deploying",
+        "prune": "recovery.cli.pruning",
+    },
+    "Try it": {
+        "demo": "recovery.cli.demonstrating",
+        "sandbox": "recovery.cli.running",
+        "restock": "recovery.cli.starting",
+    },
 }
-"""Every verb and the module that holds it, imported when the verb is used."""
+"""Every verb, where the help lists it, and the module that holds it, imported when it is used."""
+
+VERBS = {verb: module for verbs in SECTIONS.values() for verb, module in verbs.items()}
+
+SENTENCE = 200
+"""Characters; longer than the first sentence of any verb."""
 
 EPILOG = (
     "\b\nExit codes:\n"
@@ -65,8 +84,14 @@ class Program(click.Group):
     """The command group: loads verbs when they are used, and turns every error into one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the verbs in the order of a saga's life."""
+        """Return the verbs in the order of the help."""
         return list(VERBS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs by what they are for, each with its whole first sentence."""
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(verb, self._about(ctx, verb)) for verb in verbs])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import the verb; None when there is no such verb."""
@@ -78,6 +103,10 @@ class Program(click.Group):
         known = {each.name for each in verb.params}
         verb.params.extend(each for each in shared_options() if each.name not in known)
         return verb
+
+    def _about(self, ctx: click.Context, name: str) -> str:
+        verb = self.get_command(ctx, name)
+        return verb.get_short_help_str(limit=SENTENCE) if verb is not None else ""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -18,8 +18,8 @@ COLUMNS = ("id", "gateway", "event_id", "kind", "stands", "age", "tries", "note"
 
 @click.command("webhooks")
 @click.argument("webhook", metavar="[ID]", type=int, required=False)
-@click.option("--retry", is_flag=True, help="Process it, or all that wait, now.")
-@click.option("--dismiss", is_flag=True, help="Let it go unprocessed.")
+@click.option("--retry", is_flag=True, help="Have it, or without ID all that wait, processed now.")
+@click.option("--dismiss", is_flag=True, help="Let ID go unprocessed; needs --reason.")
 @click.option("--reason", help="Why it is dismissed; kept with it.")
 @click.option("--actor", help="Who says so; by default the user of this machine.")
 @click.option("--all", "processed_too", is_flag=True, help="Also those that are processed.")
@@ -38,6 +38,8 @@ def webhooks_command(
     """List the webhooks that wait to be processed or for a person, the newest first.
 
     With --retry the next sweep looks into them; with --dismiss nobody does any more.
+
+    ID is the number that the list shows.
     """
     rows = WebhookRows(session.database)
     if not rows.exist():

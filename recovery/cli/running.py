@@ -20,9 +20,21 @@ HTTP_PORT = 8080
 @click.command(
     "worker", context_settings={"ignore_unknown_options": True, "allow_extra_args": False}
 )
-@click.option("--pool", "-P", type=click.Choice(["threads", "prefork", "solo"]))
-@click.option("--concurrency", "-c", type=click.IntRange(min=1), help="Threads or processes.")
-@click.option("--queues", "-Q", metavar="NAMES", help="With commas; else all of the definitions.")
+@click.option(
+    "--pool",
+    "-P",
+    type=click.Choice(["threads", "prefork", "solo"]),
+    help="How steps run at once; else AMENDS_POOL.",
+)
+@click.option(
+    "--concurrency",
+    "-c",
+    type=click.IntRange(min=1),
+    help="Steps at once; else AMENDS_CONCURRENCY.",
+)
+@click.option(
+    "--queues", "-Q", metavar="NAMES", help="Separated by commas; else AMENDS_QUEUES, else all."
+)
 @click.option("--hostname", "-n", "name", help="Celery's node name, for several on one host.")
 @click.argument("celery_options", nargs=-1, type=click.UNPROCESSED)
 @pass_session
@@ -101,8 +113,10 @@ def sandbox_command(session: Session, host: str, port: int, ledger: Path, log: b
 def serve_command(session: Session, host: str, port: int) -> None:
     """Serve the HTTP edge: services start sagas, gateways deliver webhooks.
 
-    Needs the extra `http`. It speaks plain HTTP: put whatever ends TLS in front of it. Sagas are
-    for those who bear a token of AMENDS_HTTP_TOKENS.
+    Needs the extra `http`. It speaks plain HTTP: put whatever ends TLS in front of it.
+    AMENDS_HTTP_TOKENS says who may start and see sagas, AMENDS_SANDBOX_WEBHOOK_SECRETS or
+    AMENDS_STRIPE_WEBHOOK_SECRETS what the gateway signs with; without them nobody may, and no
+    webhook is taken.
     """
     try:
         from workers.http.server import serve  # noqa: PLC0415 - an optional extra

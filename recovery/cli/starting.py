@@ -52,6 +52,8 @@ def start_command(
 ) -> None:
     """Start a saga, or one per row of a file.
 
+    SAGA is the name of a definition: checkout, or one of the modules in AMENDS_SAGAS.
+
     Starting is idempotent: the same key with the same payload is the same saga. A file that was
     interrupted is simply started again. Columns that are no payload fields are ignored, an empty
     cell is a field not given.

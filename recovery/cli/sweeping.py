@@ -39,8 +39,9 @@ from workers.settings import Settings
 def sweep_command(
     session: Session, once: bool, interval_seconds: float | None, beside: bool
 ) -> None:
-    """Put back on the road what nobody is moving.
+    """Find what is due and nobody is moving, and have workers go on with it.
 
+    After a crash or a lost message nothing else does. Sends alerts and processes webhooks too.
     Sweeps for ever, every AMENDS_SWEEP_SECONDS. Safe to run anywhere, any number of times at once.
     Needs the broker, as a worker does.
     """

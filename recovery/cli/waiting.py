@@ -30,6 +30,8 @@ def wait_command(session: Session, sagas: tuple[str, ...], timeout_seconds: floa
     """Wait until every saga has ended.
 
     Prints each as it does. Exits with 1 when one of them is parked, or when the time is up.
+
+    ID is an id, the beginning of one, or a key.
     """
     until = time.monotonic() + timeout_seconds
     left = {saga.id: saga for saga in (find_saga(session.reads, each) for each in sagas)}

@@ -52,6 +52,7 @@ def test_help_names_every_verb_and_every_exit_code() -> None:
     assert answer.exit_code == 0
     for verb in VERBS:
         assert f"\n  {verb}" in answer.stdout
+    assert "..." not in answer.stdout, "a sentence is cut off"
     for code in ExitCode:
         assert f" {code.value}  {code.meaning}\n" in answer.stdout
 
