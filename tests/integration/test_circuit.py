@@ -225,3 +225,18 @@ def test_the_circuit_of_one_process_keeps_the_same_rules() -> None:
     assert first.is_trial
     assert [event for event, _ in heard] == ["circuit.opened", "circuit.closed"]
     assert not own.enter(request()).is_trial
+
+
+def test_a_clock_that_was_set_back_keeps_it_open_no_longer_than_it_opens_for(
+    here: Circuit,
+    server: SharedServer,  # noqa: F811 - the fixture
+) -> None:
+    ended(here, [OUTAGE] * 3)
+    open_until = float(server.client.hget("tests:{circuit.bank}", "open_until") or 0)
+    server.client.hset("tests:{circuit.bank}", "open_until", str(int(open_until + 3600e6)))
+
+    with pytest.raises(NotLetThrough) as refused:
+        here.enter(request())
+    assert refused.value.retry_after is not None
+    assert refused.value.retry_after <= BREAKER.open_for * 1.5
+    trial(here)

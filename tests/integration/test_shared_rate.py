@@ -8,6 +8,7 @@ import threading
 import time
 from datetime import timedelta
 from itertools import pairwise
+from typing import cast
 
 import pytest
 
@@ -145,3 +146,16 @@ def test_a_slot_that_is_given_back_is_free_at_once(rates: list[SharedRate]) -> N
     rates[0].give_back(slots[1])
 
     rates[1].take(request("third"))  # one slot is the second's, the other is free
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_waiting_until_it_comes_there_again(
+    server: SharedServer,  # noqa: F811 - the fixture
+) -> None:
+    rate = SharedRate(server, "bank", Rate(2))
+    for number in (1, 2):
+        rate.landed(rate.take(request(f"before-{number}")))
+    hour = 3600e6
+    for name in cast("list[bytes]", server.client.zrange("tests:{rate.bank}", 0, -1)):
+        server.client.zincrby("tests:{rate.bank}", hour, name)
+
+    rate.take(request("after"))

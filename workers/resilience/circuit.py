@@ -65,12 +65,16 @@ end
 _ENTER: Final = f"""
 -- KEYS[1] circuit  hash  open_until, trial, trial_until (µs); absent while it is closed
 -- KEYS[2] counts   hash  calls (c) and outages (o) by number of the window
--- ARGV    token, trial lease (µs), within (µs)
+-- ARGV    token, trial lease (µs), within (µs), open_for (µs)
 {_COUNTING}
 local open_until = tonumber(redis.call('HGET', KEYS[1], 'open_until'))
 if not open_until then
     add(KEYS[2], 'c', tonumber(ARGV[3]))
     return {{'closed', '0'}}
+end
+if open_until > now + ARGV[4] then -- the clock was set back
+    open_until = now + ARGV[4]
+    redis.call('HSET', KEYS[1], 'open_until', text(open_until))
 end
 if open_until > now then return {{'open', text(open_until - now)}} end
 local trial_until = tonumber(redis.call('HGET', KEYS[1], 'trial_until') or 0)
@@ -175,7 +179,9 @@ class Circuit:
         token = uuid.uuid4().hex
         lease = request.takes + TRIAL_SLACK
         answer: Any = self._server.run(
-            self._enter, self._keys[:2], [token, _us(lease), _us(self._breaker.within)]
+            self._enter,
+            self._keys[:2],
+            [token, _us(lease), _us(self._breaker.within), _us(self._breaker.open_for)],
         )
         if answer is None:
             return Entered(token=token, key=request.key, is_trial=False)

@@ -42,6 +42,7 @@ local function text(number) return string.format('%.0f', number) end
 local key, number, limit, per = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local travel, lateness, kept = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now - per))
+redis.call('ZREMRANGEBYSCORE', KEYS[1], text(now + per), '+inf') -- the clock was set back
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(now - kept))
 
 local function promise_of(n) return tonumber(redis.call('ZSCORE', KEYS[2], key .. '#' .. n)) end
