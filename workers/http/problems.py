@@ -184,6 +184,8 @@ def respond(
     extra = {"Retry-After": str(RETRY_SECONDS)} if kind.may_repeat else {}
     if kind is NOT_AUTHENTICATED:
         extra["WWW-Authenticate"] = "Bearer"
+    if kind is TOO_SLOW:
+        extra["Connection"] = "close"  # else the rest of the body may take for ever to arrive
     return JSONResponse(
         problem.model_dump(exclude_none=True),
         kind.status,

@@ -210,12 +210,12 @@ def test_a_body_that_says_it_is_too_large_is_not_awaited(edge: HttpEdge, path: s
 
 
 @pytest.mark.long
-def test_a_body_that_does_not_arrive_ends_its_request(edge: HttpEdge) -> None:
+def test_a_body_that_does_not_arrive_ends_its_connection(edge: HttpEdge) -> None:
     place = urlsplit(edge.url)
     lines = ["POST /webhooks/sandbox HTTP/1.1", "Host: here", "Content-Length: 10", "", "{"]
     with socket.create_connection((str(place.hostname), place.port or 0), timeout=30) as wire:
         wire.sendall("\r\n".join(lines).encode())
-        answer = wire.recv(65_536)
+        answer = b"".join(iter(lambda: wire.recv(65_536), b""))  # to the end, that the server makes
 
     assert answer.startswith(b"HTTP/1.1 408 ")
 
