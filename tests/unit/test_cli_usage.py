@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
