@@ -17,6 +17,16 @@ def read_json_object(body: bytes) -> dict[str, Json]:
         PayloadError: it is not UTF-8, no JSON, no object, names a field twice, has NaN, infinity,
             NUL or half a surrogate pair in it, or is nested too deep. No value is repeated.
     """
+    return dict(to_json(parse_json_object(body)))
+
+
+def parse_json_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body is, whatever the log could hold of it.
+
+    Raises:
+        PayloadError: it is not UTF-8, no JSON, no object, names a field twice, has NaN or infinity
+            in it, or is nested too deep to be read. No value is repeated.
+    """
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -29,7 +39,7 @@ def read_json_object(body: bytes) -> dict[str, Json]:
         raise PayloadError("the body is no JSON") from None
     if not isinstance(parsed, dict):
         raise PayloadError("the body is no JSON object")
-    return dict(to_json(parsed))
+    return parsed
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,16 +7,16 @@ sender. Processing never believes a webhook: it looks at the gateway, and tells 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from orchestrator.errors import LogUnavailableError
+from orchestrator.errors import LogUnavailableError, PayloadError
 from orchestrator.instrumentation import emit
 from orchestrator.payloads import refuse_card_data
 from orchestrator.storage.database import Moved
+from orchestrator.strict_json import parse_json_object
 from steps.gateways.reading import UnreadableAnswerError
 from steps.gateways.webhooks import WebhookError, WebhookVerifier
 from steps.storage.webhook_inbox import ClaimedWebhook, Delivery, WebhookOutcome, WebhookRows
@@ -231,23 +231,9 @@ def _parsed(body: bytes) -> Mapping[str, Any]:
     """Return the JSON object that a body is.
 
     Raises:
-        MalformedWebhookError: it is none, or names a field twice.
+        MalformedWebhookError: it is none, or can be read in two ways.
     """
     try:
-        parsed = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise MalformedWebhookError(f"the body is no JSON: {type(error).__name__}") from None
-    if not isinstance(parsed, dict):
-        raise MalformedWebhookError("the body is no JSON object")
-    return parsed
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    named = dict(pairs)
-    if len(named) != len(pairs):
-        raise ValueError("a field twice")
-    return named
-
-
-def _no_number(_: str) -> None:
-    raise ValueError("not JSON")
+        return parse_json_object(body)
+    except PayloadError as error:
+        raise MalformedWebhookError(str(error)) from None
