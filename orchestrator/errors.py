@@ -135,7 +135,7 @@ class Retriable(StepError):  # noqa: N818 - outcomes are named as outcomes, not 
 
     Args:
         retry_after: not before this long from now, as the other side asked.
-        spends_budget: False where the call was not really tried (rate limit, open breaker).
+        spends_budget: False where the call was not really tried (rate limit, open circuit).
         is_exact: `retry_after` is this caller's own moment, so no jitter is added to it.
     """
 

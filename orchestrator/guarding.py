@@ -1,8 +1,8 @@
 """What guards every call to one outside party: how many, and whether at all just now.
 
 Pure data, declared on a step (``step(..., calls=POLICY)``). All steps that name the same policy
-share its rate and its circuit, in every worker. The order is limiter, breaker, then one call with
-its deadline; a call that is not let through is put off as a row with a due time, and no worker
+share its rate and its circuit, in every worker. The order is rate, circuit, then one call with its
+deadline; a call that is not let through is put off as a row with a due time, and no worker
 waits for it.
 """
 
@@ -57,7 +57,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """When calls are stopped because the other side is out, and when one may try again.
+    """When a circuit opens: calls are stopped because the other side is out, and when one may try again.
 
     Args:
         failures: the circuit opens when calls of so many *different* keys met an outage ...

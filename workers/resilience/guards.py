@@ -1,4 +1,4 @@
-"""Limiter, breaker, then the call: the guards that all workers share through Redis."""
+"""Rate, circuit, then the call: the guards that all workers share through Redis."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Numbers:
 
     Args:
         rates: by the name of the policy.
-        failures: of every breaker; 0 switches all of them off.
-        open_for: of every breaker.
+        failures: after how many any circuit opens; 0: none ever does.
+        open_for: of every circuit.
     """
 
     rates: Mapping[str, Rate] = field(default_factory=dict)
