@@ -87,13 +87,14 @@ class WebhookForm:
     Args:
         header: the header that it signs in.
         kinds: the types of events that we look after; all others are kept and passed over.
-        envelope, event: read a parsed body; both raise `UnreadableAnswerError`.
+        envelope, event: read a parsed body; both raise `UnreadableAnswerError`. No event
+            is one about a payment that we cannot have made.
     """
 
     header: str
     kinds: Mapping[str, EventKind]
     envelope: Callable[[Mapping[str, Any]], Envelope]
-    event: Callable[[Mapping[str, Any]], WebhookEvent]
+    event: Callable[[Mapping[str, Any]], WebhookEvent | None]
 
 
 def name(value: object) -> str:

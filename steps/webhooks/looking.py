@@ -126,7 +126,7 @@ class Looking:
             event = FORMS[gateway].event(body)
         except UnreadableAnswerError as error:
             return Unclear(question=f"it cannot be read: {error}")
-        if event.refund_reference is None and event.order_reference is None:
+        if event is None or (event.refund_reference is None and event.order_reference is None):
             return Nothing(seen=Seen(note="a payment that names no order: not one of ours"))
         if gateway not in self._gateways:
             return Later(reason=f"{gateway} cannot be asked: AMENDS_GATEWAY is another one here")
@@ -190,8 +190,7 @@ class Looking:
                 case Question(text=text):
                     left = Unclear(question=text)
                 case _:
-                    self._pass_on(finding, case.saga, event, source)
-                    told.append(type(finding).__name__)
+                    told.append(self._pass_on(finding, case.saga, event, source))
         if left is not None:
             return left
         if told:
@@ -199,18 +198,23 @@ class Looking:
         note = f"{payment.reference} is {payment.status}, and the saga knows"
         return Nothing(seen=Seen(note=note, saga_id=case.saga.id))
 
-    def _pass_on(self, news: News, saga: SagaSummary, event: WebhookEvent, source: str) -> None:
+    def _pass_on(self, news: News, saga: SagaSummary, event: WebhookEvent, source: str) -> str:
+        """Tell the saga one piece of news, and return it in words."""
         by = f"webhook {source}"
         match news:
             case PayerAnswered():
                 payload = {"payment": event.payment_reference, "kind": event.kind.value}
                 self._client.signal(saga.id, AUTHENTICATED, payload, dedup_id=source)
+                return "the payer answered"
             case EffectProved(step=step, effect=effect):
                 self._client.report_effect(saga.id, step, effect, by=by)
+                return f"{step} took effect"
             case RefundSettled(reference=reference):
                 self._client.report_settled(saga.id, CAPTURE, reference, by=by)
+                return f"{reference} is settled"
             case RefundFailed(reference=reference):
                 self._client.report_undo_failed(saga.id, CAPTURE, reference, by=by)
+                return f"{reference} failed"
 
 
 def _is_own(payment: ChargeResult, case: _Case) -> bool:

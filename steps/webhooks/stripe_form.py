@@ -40,12 +40,14 @@ def envelope(body: Json) -> Envelope:
 
 
 @promised
-def event(body: Json) -> WebhookEvent:
-    """An event of one of `KINDS`."""
+def event(body: Json) -> WebhookEvent | None:
+    """An event of one of `KINDS`; None where a refund is of a charge without a payment intent."""
     about = body["data"]["object"]
     is_refund = about["object"] == "refund"
     if not is_refund and about["object"] != "payment_intent":
         raise ValueError("neither a payment nor a refund")
+    if is_refund and about["payment_intent"] is None:
+        return None
     return WebhookEvent(
         kind=KINDS[body["type"]],
         payment_reference=name(about["payment_intent" if is_refund else "id"]),

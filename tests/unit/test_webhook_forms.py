@@ -76,6 +76,8 @@ def test_both_forms_tell_the_same_of_a_payment() -> None:
 def test_a_refund_names_its_payment() -> None:
     ours, stripes = SANDBOX.event(REFUND), STRIPE.event(STRIPE_REFUND)
 
+    assert ours is not None
+    assert stripes is not None
     assert (ours.payment_reference, ours.refund_reference) == ("pay_1", "ref_1")
     assert (stripes.payment_reference, stripes.refund_reference) == ("pi_1", "re_1")
     assert (ours.refund_status, stripes.refund_status) == (
@@ -104,7 +106,7 @@ def test_a_stripe_event_names_its_account() -> None:
         (STRIPE, INTENT, ("data",), {}),
         (STRIPE, INTENT, ("created",), True),
         (STRIPE, INTENT, ("created",), 10**30),
-        (STRIPE, STRIPE_REFUND, ("data", "object", "payment_intent"), None),
+        (STRIPE, STRIPE_REFUND, ("data", "object", "payment_intent"), 7),
         (STRIPE, STRIPE_REFUND, ("data", "object", "status"), "lost"),
     ],
 )
@@ -144,6 +146,7 @@ def test_a_lookup_that_lags_behind_the_event_is_told_apart(
     kind: EventKind, shown: ChargeStatus, is_shown: bool
 ) -> None:
     event = SANDBOX.event({**PAYMENT, "type": _type_of(kind)})
+    assert event is not None
 
     assert event.is_shown_by(payment(shown)) is is_shown
 
@@ -164,6 +167,7 @@ def test_a_lookup_that_lags_behind_a_refund_is_told_apart(
     told: RefundStatus, shown: RefundStatus | None, is_shown: bool
 ) -> None:
     event = SANDBOX.event(changed(REFUND, ("refund", "status"), told.value))
+    assert event is not None
 
     assert event.is_shown_by(payment(TOOK, shown)) is is_shown
 

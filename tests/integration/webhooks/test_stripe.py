@@ -1,5 +1,6 @@
 """The same inbox over Stripe: its form, its ids, its refunds."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -74,3 +75,15 @@ def test_a_refund_that_stripe_reports_as_failed_is_made_again(shop: World, order
     shop.runs_until(saga_id, State.COMPENSATED)
     assert sum(isinstance(e.entry, UndoFailed) for e in shop.log(saga_id)) == 1
     assert shop.totals(order).is_clean
+
+
+def test_a_refund_of_another_products_charge_is_no_question(shop: World) -> None:
+    """It shares the account, and has charges of the old kind, which no payment intent made."""
+    refund = {"id": "re_1", "object": "refund", "payment_intent": None, "status": "succeeded"}
+    told = {"id": "evt_of_others", "object": "event", "type": "refund.created", "created": 1}
+    body = json.dumps({**told, "data": {"object": refund}}).encode()
+
+    receipt = shop.delivers_body(body, gateway="stripe")
+
+    assert shop.inbox.process_due().nothing_new == 1
+    assert "not one of ours" in (shop.row_of(receipt).note or "")
