@@ -211,7 +211,8 @@ def settle(
         emit("idempotency.settled", scope=scope, key=key, by=by, because=because)
         return settled
     found = store.read(scope, key)
-    if found is not None and (found.settled_by, found.settled_because) == (by, because):
+    said = (ending, by, because)
+    if found and (found.answers(found.call), found.settled_by, found.settled_because) == said:
         return found
     state = None if found is None else found.state
     if state is IdempotencyState.UNKNOWN:

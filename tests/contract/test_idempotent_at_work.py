@@ -152,6 +152,17 @@ def test_settling_twice_in_the_same_words_is_once(
     assert refused.value.state is IdempotencyState.SUCCEEDED
 
 
+@pytest.mark.parametrize("other", [Released(), Succeeded(result=2), GatewayTimeoutError("no")])
+def test_who_says_something_else_afterwards_is_told_that_it_counts_no_more(
+    store: IdempotencyStore, charges: Charges, other: Succeeded | Released | Exception
+) -> None:
+    unknown(store, charges)
+    settle(store, SCOPE, "order-1", Succeeded(result=1), by="ann", because="asked")
+
+    with pytest.raises(SettlementRefusedError):
+        settle(store, SCOPE, "order-1", other, by="ann", because="asked")
+
+
 def test_what_is_at_work_or_not_there_is_not_settled(store: IdempotencyStore) -> None:
     taken(store, claim_of())
     for key, state in (("order-1", IdempotencyState.IN_PROGRESS), ("order-2", None)):
