@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel, Field, SecretStr
+
 from orchestrator.shown_payload import HIDDEN, shown
 from steps.checkout import checkout
+from tests.histories import doing, saga
 
 PAYLOAD = {"order_id": "A-1", "units": 1, "payment_method": "tok_ok"}
 
@@ -20,3 +23,29 @@ def test_who_pays_is_hidden_whole() -> None:
 
 def test_of_an_unknown_definition_nothing_is_shown() -> None:
     assert set(shown(PAYLOAD, None).values()) == {HIDDEN}
+
+
+class Person(BaseModel):
+    name: str
+    email: str = Field(repr=False)
+
+
+class Booking(BaseModel):
+    owner: Person
+    guests: list[Person] = []
+    by_room: dict[str, Person] | None = None
+    pin: SecretStr | None = None
+
+
+def test_secrets_of_models_within_the_payload_are_hidden_too() -> None:
+    ada = {"name": "Ada", "email": "ada@example.org"}
+    payload = {"owner": ada, "guests": [ada, ada], "by_room": {"7": ada, "8": ada}, "pin": "0000"}
+    definition = saga(doing("book"), payload=Booking)
+
+    hidden = {"name": "Ada", "email": HIDDEN}
+    assert shown(payload, definition) == {
+        "owner": hidden,
+        "guests": [hidden, hidden],
+        "by_room": {"7": hidden, "8": hidden},
+        "pin": HIDDEN,
+    }
