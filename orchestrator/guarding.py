@@ -57,7 +57,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """When a circuit opens: calls are stopped because the other side is out, and when one may try again.
+    """When a circuit opens, because the other side is out, and when one call may try again.
 
     Args:
         failures: the circuit opens when calls of so many *different* keys met an outage ...
