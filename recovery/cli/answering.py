@@ -43,7 +43,7 @@ def probe_command(
 @click.command("mark-done")
 @verb_options
 @_STEP
-@click.option("--reference", help="The other side's name for it; of a step it is needed.")
+@click.option("--reference", help="The other side's name for it; needed unless an undo is meant.")
 @click.option("--result", metavar="JSON", help="What later steps find as the step's result.")
 @click.option(
     "--moved",

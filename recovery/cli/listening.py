@@ -57,7 +57,8 @@ def events_command(
         subscription.acknowledge(_position(handled))
     elif lag:
         found = asdict(subscription.lag())
-        session.output.record(found, "\n".join(f"{word}\t{age}" for word, age in found.items()))
+        lines = [f"{word}\t{'none' if s is None else f'{s:.1f}'}" for word, s in found.items()]
+        session.output.record(found, "\n".join(lines))
     elif forget:
         was_known = subscription.forget()
         text = f"{name} is forgotten" if was_known else f"{name} had not acknowledged anything"

@@ -50,7 +50,7 @@ def acting_options(function: F) -> F:
 def take_back_option() -> Callable[[F], F]:
     """Return the option that has a parked saga taken back instead of going on."""
     return click.option(
-        "--take-back", is_flag=True, help="And have the saga taken back then, not go on."
+        "--take-back", is_flag=True, help="Have the saga taken back then, instead of going on."
     )
 
 
