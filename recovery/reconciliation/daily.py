@@ -34,6 +34,9 @@ PAGE_SECONDS: Final = 60.0
 
 ACTED_AT_ONCE: Final = 500
 
+MADE_UP_FOR: Final = 14
+"""How many days back one is still reconciled that was missed."""
+
 
 class DayNotOverError(AmendsError):
     """The report of a day is complete only when the day is over."""
@@ -132,6 +135,10 @@ class DailyReconciliation:
     def is_done(self, day: date) -> bool:
         """Whether that day was reconciled before."""
         return self._findings.run_of(self.name, day) is not None
+
+    def missed(self, day: date) -> date | None:
+        """Return the latest day before, of `MADE_UP_FOR`, that nobody reconciled."""
+        return self._findings.missed(self.name, day, MADE_UP_FOR)
 
     def run(self, day: date, reports: Reports | None = None) -> DayReport:
         """Reconcile a day.

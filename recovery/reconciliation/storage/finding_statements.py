@@ -123,6 +123,14 @@ SELECT gateway, day, run_count, matched_count, unjudged_count, ended_at
 FROM reconciliation.run WHERE gateway = %(gateway)s AND day = %(day)s
 """
 
+MISSED = """
+SELECT o.day FROM (SELECT %(before)s::date - n AS day FROM generate_series(1, %(days)s) n) o
+WHERE o.day > (SELECT min(r.day) FROM reconciliation.run r WHERE r.gateway = %(gateway)s)
+    AND NOT EXISTS (
+        SELECT FROM reconciliation.run r WHERE r.gateway = %(gateway)s AND r.day = o.day)
+ORDER BY o.day DESC LIMIT 1
+"""
+
 CLOSED_IDS = """
 SELECT id FROM reconciliation.discrepancy
 WHERE gateway = %(gateway)s AND day = %(day)s AND closed_at IS NOT NULL

@@ -119,6 +119,12 @@ class Findings:
         rows = self._database.run(statements.RUN, _names(gateway, day))
         return Run(**dict(zip(Run.__dataclass_fields__, rows[0], strict=True))) if rows else None
 
+    def missed(self, gateway: str, before: date, days: int) -> date | None:
+        """Return the latest of so many days before one that no run was of, since the first was."""
+        values = {"gateway": gateway, "before": before, "days": days}
+        rows = self._database.run(statements.MISSED, values)
+        return rows[0][0] if rows else None
+
     def to_act_on(
         self, gateway: str, day: date, after: Finding | None, limit: int
     ) -> list[Finding]:

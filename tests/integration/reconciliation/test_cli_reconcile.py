@@ -193,6 +193,20 @@ def test_yesterday_is_reconciled_once_from_its_hour_on(
     assert tuple(row) == ("sandbox", YESTERDAY, 1)
 
 
+def test_days_that_nobody_reconciled_are_made_up_for_the_latest_first(
+    engine: Engine, database: str, gateway: SandboxProcess
+) -> None:
+    url = gateway.base_url
+    assert nightly(engine, database, url, 0).run.day == YESTERDAY
+    assert nightly(engine, database, url, 0) is None  # it was the first
+    engine.sql("UPDATE reconciliation.run SET day = day - 3")
+
+    made_up = [nightly(engine, database, url, 0) for _ in range(4)]
+
+    days = [each and each.run.day for each in made_up]
+    assert days == [*(YESTERDAY - timedelta(days=ago) for ago in range(3)), None]
+
+
 def test_without_its_gateway_it_is_left_to_the_next_look(engine: Engine, database: str) -> None:
     with events() as heard:
         assert nightly(engine, database, "http://127.0.0.1:9", 0) is None
