@@ -15,6 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from orchestrator.errors import LogUnavailableError
+from orchestrator.outcomes import printable
 from orchestrator.storage.database import Database, Moved
 
 _BATCH: Final = 1_000
@@ -189,7 +190,7 @@ class WebhookRows:
         values = {
             **_fence(claimed),
             "outcome": outcome.value,
-            "note": note[:_MAX_NOTE],
+            "note": _storable(note),
             "saga_id": saga_id,
         }
         return bool(self._database.run(END, values, writes="webhook.end"))
@@ -210,7 +211,7 @@ class WebhookRows:
         """
         values = {
             **_fence(claimed),
-            "note": note[:_MAX_NOTE],
+            "note": _storable(note),
             "pause": pause,
             "patience": patience,
             "parked_pause": parked_pause,
@@ -235,7 +236,7 @@ class WebhookRows:
 
     def dismiss(self, webhook_id: int, note: str) -> bool:
         """Let one go unprocessed, for a reason; False when there is none that waits."""
-        values = {"id": webhook_id, "note": note[:_MAX_NOTE]}
+        values = {"id": webhook_id, "note": _storable(note)}
         return bool(self._database.run(DISMISS, values, writes="webhook.dismiss"))
 
     def prune(self, older_than: timedelta) -> int:
@@ -251,6 +252,11 @@ class WebhookRows:
 
 def _fence(claimed: ClaimedWebhook) -> dict[str, Any]:
     return {"id": claimed.id, "tries": claimed.tries}
+
+
+def _storable(note: str) -> str:
+    """Words of a gateway, of an exception or of an operator, who may all write what they like."""
+    return printable(note)[:_MAX_NOTE]
 
 
 def _kept(row: Sequence[Any]) -> KeptWebhook:

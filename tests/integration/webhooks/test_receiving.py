@@ -286,6 +286,30 @@ def test_one_that_fails_keeps_no_other_from_its_turn(door: Door) -> None:
     assert "a bug" in (failed.note or "")
 
 
+def test_what_went_wrong_is_kept_in_words_that_can_be_stored(door: Door) -> None:
+    """A gateway's message may hold anything; with NUL in it nothing after it got its turn."""
+
+    def fails() -> Look:
+        raise ValueError("card 4111 1111 1111 1111 \x00 \ud800 was refused")
+
+    door.looks = fails
+    door.receives()
+
+    assert door.inbox.process_due().put_off == 1
+
+    note = door.rows()[0].note or ""
+    assert "was refused" in note
+    assert "4111 1111" not in note
+
+
+def test_a_reason_of_an_operator_is_kept_without_card_data(door: Door) -> None:
+    door.receives()
+
+    assert WebhookRows(Database(door.engine)).dismiss(door.rows()[0].id, "card 4111111111111111")
+
+    assert "4111111111111111" not in (door.rows()[0].note or "")
+
+
 def test_pauses_grow_and_end_in_front_of_a_person(door: Door) -> None:
     def fails() -> Look:
         raise ValueError("nobody answers")
