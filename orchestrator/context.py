@@ -255,8 +255,3 @@ class StepContext(Generic[P]):
                 attempt=self.attempt,
             ),
         )
-
-    @property
-    def remaining(self) -> timedelta:
-        """Time until the attempt's timeout; negative afterwards."""
-        return timedelta(seconds=self.lease.ends_at - time.monotonic())

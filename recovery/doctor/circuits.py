@@ -28,9 +28,11 @@ def circuits(settings: Settings, definitions: Definitions) -> Iterator[Finding]:
         if state is None:
             yield warn(name, "not known: Redis does not answer", "calls are let through meanwhile")
         elif state.is_open:
-            seconds = state.open_for.total_seconds()
+            since, until = state.open_for.total_seconds(), state.next_trial.total_seconds()
             yield warn(
-                name, f"open for {seconds:.0f} s", "is the other side out? it is tried again"
+                name,
+                f"open for {since:.0f} s",
+                f"is the other side out? it is tried again in {max(0.0, until):.0f} s",
             )
         else:
             yield ok(name, "closed")
