@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from steps.gateways.payment import MovementKind, ReportLine
@@ -79,9 +79,18 @@ def trouble_with(record: TransactionRecord) -> str | None:
         return "the amount is no number of minor units"
     if not isinstance(currency, str) or not _CURRENCY.fullmatch(currency):
         return "no currency of three capital letters"
-    if not isinstance(at, datetime) or at.tzinfo is None:
+    if not isinstance(at, datetime) or at.tzinfo is None or not _is_of_our_time(at):
         return "no moment with a zone"
     return None
+
+
+def _is_of_our_time(moment: datetime) -> bool:
+    """Whether UTC has a name for it."""
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        return False
+    return True
 
 
 def _is_text(value: object) -> bool:

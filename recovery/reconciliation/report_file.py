@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from orchestrator.errors import AmendsError
 from recovery.reconciliation.records import FAILED, MOVED, InvalidRow, Row, TransactionRecord
@@ -45,20 +45,32 @@ def rows_of(path: Path) -> Iterator[Row]:
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            names = _cells(file.readline()) or []
+            names = _cells(file.readline(_LONGEST_LINE)) or []
             missing = [each for each in COLUMNS if each not in names]
             if missing:
                 raise ReportFileError(f"{path} is no report: it lacks {', '.join(missing)}")
-            for line in file:
+            twice = [each for each in COLUMNS if names.count(each) > 1]
+            if twice:
+                raise ReportFileError(f"{path} is no report: it has {', '.join(twice)} twice")
+            for line in _lines(file):
                 if line.strip():
                     yield _row(line, names)
     except OSError as error:
         raise ReportFileError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def _lines(file: TextIO) -> Iterator[str]:
+    """Yield lines; of one that is too long to be a row only the beginning is kept."""
+    while line := file.readline(_LONGEST_LINE):
+        rest = line
+        while rest and not rest.endswith(("\n", "\r")):
+            rest = file.readline(_LONGEST_LINE)
+        yield line
+
+
 def _cells(line: str) -> list[str] | None:
     try:
-        return next(csv.reader([line[:_LONGEST_LINE]], strict=True), None)
+        return next(csv.reader([line], strict=True), None)
     except csv.Error:
         return None
 

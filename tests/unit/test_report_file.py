@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -94,6 +95,27 @@ def test_bytes_that_are_no_text_spoil_their_line(path: Path) -> None:
 def test_a_file_that_is_no_report_is_refused(path: Path, text: str) -> None:
     with pytest.raises(ReportFileError, match="lacks"):
         list(rows_of(written(path, text)))
+
+
+def test_a_file_with_a_column_twice_is_refused(path: Path) -> None:
+    twice = HEADER.replace("seq", "amount_minor") + GOOD
+
+    with pytest.raises(ReportFileError, match="amount_minor"):
+        list(rows_of(written(path, twice)))
+
+
+def test_a_line_without_an_end_is_not_read_into_memory(path: Path) -> None:
+    endless = HEADER + GOOD + "x" * 50_000_000 + "\n" + GOOD
+    written(path, endless)
+    tracemalloc.start()
+    try:
+        rows = list(rows_of(path))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert [isinstance(each, InvalidRow) for each in rows] == [False, True, False]
+    assert most < 5_000_000
 
 
 def test_a_file_that_is_not_there_is_refused(path: Path) -> None:

@@ -181,7 +181,7 @@ def _values(row: Row) -> tuple[Any, ...]:
         row.amount_minor,
         row.currency,
         row.status,
-        row.at,
+        row.at.astimezone(UTC),  # Postgres takes no offset of 16 hours or more
         row.payment_reference and redact(row.payment_reference),
         row.order_reference and redact(row.order_reference),
         row.key and redact(row.key),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -111,6 +111,24 @@ def test_a_payment_at_midnight_is_looked_for_on_both_sides(
     )
 
     assert report.is_clean
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        (datetime(2026, 11, 24, 11, tzinfo=timezone(timedelta(hours=23))), {"matched": 1}),
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), {T.INVALID_ROW: 1}),
+        (datetime.max.replace(tzinfo=timezone(-timedelta(hours=14))), {T.INVALID_ROW: 1}),
+    ],
+)
+def test_a_moment_that_postgres_does_not_take_ends_no_run(
+    reconciler: Reconciler, at: datetime, expected: dict[str, int]
+) -> None:
+    theirs = [record("a", at=at)]
+
+    summary = reconciler.reconcile(internal=[A], gateway=theirs).summary()
+
+    assert {key: summary[key] for key in expected} == expected
 
 
 def test_a_movement_is_judged_on_one_day_only(reconciler: Reconciler) -> None:
