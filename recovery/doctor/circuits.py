@@ -32,7 +32,7 @@ def circuits(settings: Settings, definitions: Definitions) -> Iterator[Finding]:
             yield warn(
                 name,
                 f"open for {since:.0f} s",
-                f"is the other side out? it is tried again in {max(0.0, until):.0f} s",
+                f"is the other side out? it is tried again in {until:.0f} s",
             )
         else:
             yield ok(name, "closed")

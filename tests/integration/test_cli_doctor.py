@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,10 +11,15 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from orchestrator.guarding import Verdict
 from orchestrator.storage.database import Database, create_engine
 from orchestrator.storage.processes import Process, Processes
 from recovery.cli.program import amends
 from recovery.sweep_loop import KIND
+from steps.checkout import CARRIER, GATEWAY
+from tests.integration.shared_guards import request
+from workers.resilience.circuit import Circuit
+from workers.resilience.shared_server import SharedServer
 
 Doctor = Callable[..., tuple[Result, dict[str, dict[str, str]]]]
 
@@ -90,6 +96,24 @@ def test_a_broker_that_would_throw_messages_away_is_a_warning(
             client.config_set("maxmemory-policy", "noeviction")
     assert answer.exit_code == 0
     assert findings["eviction"]["verdict"] == "warn"
+
+
+def test_an_open_circuit_is_a_warning_that_says_when_it_is_tried(
+    doctor: Doctor, broker_url: str
+) -> None:
+    server, breaker = SharedServer(broker_url, prefix="amends:"), GATEWAY.breaker
+    assert breaker is not None
+    circuit = Circuit(server, GATEWAY.name, breaker)
+    for number in range(breaker.failures):
+        circuit.leave(circuit.enter(request(f"saga-{number}")), Verdict.OUTAGE)
+
+    _, findings = doctor()
+    server.close()
+
+    gateway = findings[f"circuit {GATEWAY.name}"]
+    assert gateway["verdict"] == "warn"
+    assert re.search(r"tried again in [1-5] s$", gateway["hint"])
+    assert findings[f"circuit {CARRIER.name}"]["verdict"] == "ok"
 
 
 def test_a_missing_schema_fails_and_leaves_the_rest_out(doctor: Doctor, servers: object) -> None:
