@@ -37,6 +37,9 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how Standard Webhooks writes a secret, not one
 SECRET_BYTES = range(24, 65)
+UNDO_REQUESTS = 2
+"""What one attempt of the checkout may send its gateway: a lookup, then an undo."""
+
 SWEEP_SLACK_SECONDS = 10.0
 """What a sweep may take itself before it counts as missed."""
 
@@ -124,7 +127,7 @@ class Settings(BaseSettings):
     breaker_open_seconds: float | None = Field(None, gt=0)
     guard_url: str | None = Field(None, repr=False)
     fraud_blocklist: Names = Field((), repr=False)
-    fraud_attempts_per_hour: int = Field(20, ge=1)
+    fraud_attempts_per_hour: int = Field(20, ge=1, le=1_000_000)
     lease_seconds: float = Field(15.0, ge=1)
     sweep_seconds: float = Field(5.0, gt=0)
     queues: Names = ()
@@ -212,6 +215,16 @@ class Settings(BaseSettings):
     def _readable_rate(cls, value: str | None) -> str | None:
         if value is not None:
             rate_of(value)
+        return value
+
+    @field_validator("gateway_rate")
+    @classmethod
+    def _has_room(cls, value: str | None) -> str | None:
+        if value is not None and rate_of(value).limit < UNDO_REQUESTS:
+            raise ValueError(
+                f"an undo may send {UNDO_REQUESTS} requests at once: set a longer window, "
+                "2/2 minutes for 1/minute"
+            )
         return value
 
     @field_validator("broker_url", "guard_url")

@@ -101,6 +101,13 @@ def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("separator", [",", ", ", " ", "\n", "\r\n\r\n"])
+def test_a_rate_at_which_no_undo_could_ever_ask_and_act_is_refused() -> None:
+    with pytest.raises(SettingsError, match="2 requests"):
+        Settings.load(gateway_rate="1/minute")
+
+    Settings.load(gateway_rate="2/2 minutes", carrier_rate="1/minute")
+
+
 def test_a_blocklist_may_be_a_file_of_lines(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, separator: str
 ) -> None:
@@ -112,6 +119,13 @@ def test_a_blocklist_may_be_a_file_of_lines(
 
     assert settings.fraud_blocklist == entries
     assert "mallory" not in repr(settings)
+
+
+@pytest.mark.parametrize("limit", [0, 10**20])
+def test_a_limit_of_attempts_that_cannot_be_counted_to_is_refused(limit: int) -> None:
+    """Postgres counts no further than 64 bits: every order would go to review instead."""
+    with pytest.raises(SettingsError, match="AMENDS_FRAUD_ATTEMPTS_PER_HOUR"):
+        Settings.load(fraud_attempts_per_hour=limit)
 
 
 def test_a_wrong_entry_of_the_blocklist_is_named_by_its_place_and_not_shown() -> None:
