@@ -100,11 +100,11 @@ def test_a_deployment_says_other_numbers() -> None:
 
 def test_the_settings_reach_the_checkouts_policies(broker_url: str) -> None:
     settings = Settings.load(
-        broker_url=broker_url, gateway_rate="1/minute", carrier_rate="2 per 3 minutes"
+        broker_url=broker_url, gateway_rate="2/minute", carrier_rate="2 per 3 minutes"
     )
     guards = shared_guards(settings, broker_url)
-    guards.call(GATEWAY, request("saga-0"), answered)
     for number in range(2):
+        guards.call(GATEWAY, request(f"saga-{number}"), answered)
         guards.call(CARRIER, request(f"saga-{number}"), answered)
 
     for policy in (GATEWAY, CARRIER):

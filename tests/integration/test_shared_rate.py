@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from orchestrator.errors import DefinitionError
 from orchestrator.guarding import NotLetThrough, Rate
 from tests.deployment import measured
 from tests.integration.shared_guards import other_server, request, server  # noqa: F401 - fixtures
@@ -159,3 +160,14 @@ def test_a_clock_that_was_set_back_keeps_nobody_waiting_until_it_comes_there_aga
         server.client.zincrby("tests:{rate.bank}", hour, name)
 
     rate.take(request("after"))
+
+
+def test_an_attempt_of_more_requests_than_a_window_has_slots_is_refused_for_good(
+    server: SharedServer,  # noqa: F811 - the fixture
+) -> None:
+    """Put off, it would send its first request again in every window, and never the second."""
+    rate = SharedRate(server, "bank", Rate(1))
+    rate.take(request("undo"))
+
+    with pytest.raises(DefinitionError, match="2 requests"):
+        rate.take(request("undo", 2))

@@ -18,6 +18,7 @@ import uuid
 from datetime import timedelta
 from typing import Any, Final
 
+from orchestrator.errors import DefinitionError
 from orchestrator.guarding import NotLetThrough, Rate, Request
 from workers.resilience.shared_server import SharedServer
 
@@ -129,6 +130,7 @@ class SharedRate:
 
     def __init__(self, server: SharedServer, name: str, rate: Rate) -> None:
         self._server, self._name = server, name
+        self._limit = rate.limit
         per = _us(rate.per)
         self._travel = per // TRAVEL_SHARE
         lateness = min(_us(LATENESS), per // 30)
@@ -144,7 +146,14 @@ class SharedRate:
 
         Raises:
             NotLetThrough: ``rate_reached``; with the moment at which a slot is kept.
+            DefinitionError: an attempt sends more requests than one window has slots, so that none
+                would ever come to its end.
         """
+        if request.number > self._limit:
+            raise DefinitionError(
+                f"one attempt sends {request.number} requests to {self._name}, and its rate lets "
+                f"{self._limit} through at once: agree on a longer window"
+            )
         name = uuid.uuid4().hex
         answer: Any = self._server.run(
             self._take, self._keys, [name, request.key, request.number, *self._values]
