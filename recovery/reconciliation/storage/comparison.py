@@ -8,7 +8,7 @@ pooler that hands each transaction another session.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -146,6 +146,8 @@ assert set(_FIELDS) == {each.name for each in fields(Discrepancy)}
 def session(database: Database) -> Iterator[psycopg.Connection[Any]]:
     """Lend a session that ends with the block, and whatever it locked or made with it.
 
+    Its locks are given back by name: the server hears of a closed connection a moment later only.
+
     Raises:
         LogUnavailableError: Postgres does not answer.
     """
@@ -161,6 +163,8 @@ def session(database: Database) -> Iterator[psycopg.Connection[Any]]:
     except psycopg.OperationalError as error:
         raise LogUnavailableError(f"Postgres did not answer: {error}") from error
     finally:
+        with suppress(psycopg.Error):
+            connection.execute("SELECT pg_advisory_unlock_all()")
         connection.close()
 
 

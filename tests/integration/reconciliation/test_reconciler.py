@@ -243,12 +243,12 @@ def compare(database: str, count: int) -> None:
 
 
 MEASURE = """
-import resource, sys, time
+import sys, time
 from tests.integration.reconciliation.test_reconciler import compare
+from tests.peak_memory import peak_mb
 began = time.monotonic()
 compare(sys.argv[1], int(sys.argv[2]))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(f"{time.monotonic() - began:.1f} {peak:.0f}")
+print(f"{time.monotonic() - began:.1f} {peak_mb()}")
 """
 
 

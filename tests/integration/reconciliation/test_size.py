@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from recovery.reconciliation.daily import DailyReconciliation, Reports
 from recovery.reconciliation.records import Row, TransactionRecord
 from recovery.reconciliation.storage.comparison import comparison, session
 from tests.integration.engine import Engine
+from tests.peak_memory import peak_mb
 from tests.yesterday import NOON, YESTERDAY
 
 PLANT = """
@@ -107,7 +107,7 @@ def reconcile(url: str, count: int, days: int) -> None:
         "matched": done.run.matched_count,
         "seconds": round(seconds, 1),
         "of_which_the_ledger": round(time.monotonic() - began, 1),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb": peak_mb(),
     }
     print(json.dumps(told))
     pool.dispose()
