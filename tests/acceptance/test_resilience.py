@@ -78,6 +78,7 @@ def test_two_workers_use_the_rate_and_never_exceed_it(deployment: Deployment) ->
     assert deployment.violations(expected(batch)) == []
 
 
+@pytest.mark.long
 def test_without_the_rate_the_gateway_gets_more_than_was_agreed(deployment: Deployment) -> None:
     deployment.start_orders(orders(150))
     deployment.start_workers(2)
@@ -119,7 +120,11 @@ def test_an_outage_opens_the_circuit_once_and_then_costs_one_request_per_trial(
     assert deployment.violations(expected(batch)) == []
 
 
-@pytest.mark.parametrize("is_protected", [True, False], ids=["protected", "without"])
+@pytest.mark.parametrize(
+    "is_protected",
+    [True, pytest.param(False, marks=pytest.mark.long)],
+    ids=["protected", "without"],
+)
 def test_a_gateway_that_is_down_for_a_while_costs_no_order(
     deployment: Deployment, tmp_path: Path, *, is_protected: bool
 ) -> None:

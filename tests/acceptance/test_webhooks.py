@@ -66,9 +66,9 @@ def goes_on(shop: Deployment, saga_id: UUID) -> None:
     [
         ("after", "webhook.commit"),  # kept, and the sender hears nothing
         ("before", "webhook.claim"),  # acknowledged
-        ("after", "webhook.claim"),  # about to look
+        pytest.param("after", "webhook.claim", marks=pytest.mark.long),  # about to look
         ("after", "signal.commit"),  # the saga was told
-        ("before", "webhook.end"),
+        pytest.param("before", "webhook.end", marks=pytest.mark.long),
     ],
 )
 def test_an_endpoint_that_is_killed_loses_nothing(
