@@ -74,8 +74,11 @@ def told(name: str, effect: Effect) -> dict[str, Any]:
     """Return the fields by which an entry tells of an effect, without card data.
 
     Raises:
-        PayloadError: they are not JSON, or larger than 64 kB together.
+        PayloadError: they are not JSON, larger than 64 kB together, or of money that is not counted
+            in integers: no decision could be taken from such an entry.
     """
+    if any(type(each.amount_minor) is not int for each in effect.movements):
+        raise PayloadError(f"{name} moved money that is no integer of minor units")
     result = to_json(effect.value)
     reference = None if effect.reference is None else _plain(str(effect.reference))
     movements = to_json([each.as_json() for each in effect.movements])

@@ -76,6 +76,15 @@ def test_a_result_that_cannot_be_logged_is_refused(returned: Any) -> None:
         outcomes.succeeded(PAY, FORWARD, 1, returned)
 
 
+@pytest.mark.parametrize("amount", ["1,990", "1990", 19.9, None, True])
+def test_money_that_is_not_counted_in_integers_is_refused_before_it_is_logged(amount: Any) -> None:
+    """Else no decision could be taken from the log any more."""
+    moved = Movement(kind="capture", amount_minor=amount, currency="EUR")
+
+    with pytest.raises(PayloadError):
+        outcomes.succeeded(PAY, FORWARD, 1, Effect(reference="r", movements=[moved]))
+
+
 def test_a_reference_that_postgres_could_not_store_is_made_printable() -> None:
     outcome = outcomes.succeeded(PAY, FORWARD, 1, Effect(reference="a\x00\ud800"))
     assert outcome.reference == "a\\x00?"
