@@ -32,19 +32,8 @@ from recovery.reconciliation.pages import Pages
 from recovery.reconciliation.records import FAILED, MOVED
 from recovery.reconciliation.storage.findings import Finding
 from steps.gateways.payment import MovementKind, PaymentGateway
-from steps.payment import AUTHENTICATED
-from steps.webhooks.weighing import (
-    AUTHORIZE,
-    CAPTURE,
-    EffectProved,
-    News,
-    NotYet,
-    PayerAnswered,
-    Question,
-    RefundFailed,
-    RefundSettled,
-    weigh,
-)
+from steps.webhooks.telling import tell
+from steps.webhooks.weighing import AUTHORIZE, News, NotYet, Question, weigh
 
 BY: Final = "reconciliation"
 CALL_SECONDS: Final = 10.0
@@ -143,27 +132,15 @@ class Actions:
         news = weigh(payments[0], owner.state, owner.log)
         if any(isinstance(each, Question) for each in news):
             return None
-        told = [self._pass_on(each, owner.saga, found) for each in news]
+        told = [self._pass_on(each, owner.saga, found.name) for each in news]
         return Action(what=", ".join(told), saga_id=owner.saga.id) if told else None
 
-    def _pass_on(
-        self, news: News | NotYet | Question, saga: SagaSummary, found: Discrepancy
-    ) -> str:
-        match news:
-            case PayerAnswered():
-                self._client.signal(saga.id, AUTHENTICATED, dedup_id=f"{BY}:{found.name}")
-                return f"signalled {AUTHENTICATED}"
-            case EffectProved(step=step, effect=effect):
-                self._client.report_effect(saga.id, step, effect, by=BY)
-                return f"reported the effect of {step} to the saga"
-            case RefundSettled(reference=reference):
-                self._client.report_settled(saga.id, CAPTURE, reference, by=BY)
-                return f"told the saga that refund {reference} is final"
-            case RefundFailed(reference=reference):
-                self._client.report_undo_failed(saga.id, CAPTURE, reference, by=BY)
-                return f"told the saga that refund {reference} failed"
+    def _pass_on(self, finding: News | NotYet | Question, saga: SagaSummary, name: str) -> str:
+        match finding:
             case NotYet(reason=reason) | Question(text=reason):
                 raise NotYetError(f"saga {saga.id}: {reason}")
+            case _:
+                return tell(self._client, saga.id, finding, by=BY, source=f"{BY}:{name}")
 
     def _owner(self, found: Discrepancy) -> _Owner | None:
         """The saga whose key moved the money; a name alone proves nothing."""

@@ -25,21 +25,10 @@ from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.tombstones import Tombstones
 from steps.gateways.payment import ChargeResult, PaymentGateway
 from steps.gateways.reading import UnreadableAnswerError
-from steps.payment import AUTHENTICATED
 from steps.webhooks.event import WebhookEvent
 from steps.webhooks.forms import FORMS
-from steps.webhooks.weighing import (
-    AUTHORIZE,
-    CAPTURE,
-    EffectProved,
-    News,
-    NotYet,
-    PayerAnswered,
-    Question,
-    RefundFailed,
-    RefundSettled,
-    weigh,
-)
+from steps.webhooks.telling import tell
+from steps.webhooks.weighing import AUTHORIZE, NotYet, Question, weigh
 
 ASK: Final = timedelta(seconds=5)
 """The longest one question to the gateway may take."""
@@ -190,31 +179,17 @@ class Looking:
                 case Question(text=text):
                     left = Unclear(question=text)
                 case _:
-                    told.append(self._pass_on(finding, case.saga, event, source))
+                    by, saga_id = f"webhook {source}", case.saga.id
+                    signal = {"payment": event.payment_reference, "kind": event.kind.value}
+                    told.append(
+                        tell(self._client, saga_id, finding, by=by, source=source, payload=signal)
+                    )
         if left is not None:
             return left
         if told:
             return Told(seen=Seen(note=", ".join(told), saga_id=case.saga.id))
         note = f"{payment.reference} is {payment.status}, and the saga knows"
         return Nothing(seen=Seen(note=note, saga_id=case.saga.id))
-
-    def _pass_on(self, news: News, saga: SagaSummary, event: WebhookEvent, source: str) -> str:
-        """Tell the saga one piece of news, and return it in words."""
-        by = f"webhook {source}"
-        match news:
-            case PayerAnswered():
-                payload = {"payment": event.payment_reference, "kind": event.kind.value}
-                self._client.signal(saga.id, AUTHENTICATED, payload, dedup_id=source)
-                return "the payer answered"
-            case EffectProved(step=step, effect=effect):
-                self._client.report_effect(saga.id, step, effect, by=by)
-                return f"{step} took effect"
-            case RefundSettled(reference=reference):
-                self._client.report_settled(saga.id, CAPTURE, reference, by=by)
-                return f"{reference} is settled"
-            case RefundFailed(reference=reference):
-                self._client.report_undo_failed(saga.id, CAPTURE, reference, by=by)
-                return f"{reference} failed"
 
 
 def _is_own(payment: ChargeResult, case: _Case) -> bool:
