@@ -35,6 +35,16 @@ def step_key(state: SagaState, definition: str, saga_key: str, step: str) -> str
     return forward_key(definition, saga_key, known.key_name or step, known.generation)
 
 
+def step_keys(state: SagaState, definition: str, saga_key: str, step: str) -> set[str]:
+    """Return every key under which the step may have acted so far, one for each generation."""
+    known = state.step(step)
+    name = known.key_name or step
+    return {
+        forward_key(definition, saga_key, name, generation)
+        for generation in range(1, known.generation + 1)
+    }
+
+
 def key_of(state: SagaState, definition: str, saga_key: str, step: str, direction: str) -> str:
     """Return the key of the attempt that `state` asks for next; a probe asks for the step's."""
     forward = step_key(state, definition, saga_key, step)

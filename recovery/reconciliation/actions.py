@@ -22,7 +22,7 @@ from orchestrator.client import SagaClient
 from orchestrator.entries import Recorded
 from orchestrator.errors import AmendsError, StateConflictError
 from orchestrator.folding import replay
-from orchestrator.keys import forward_key
+from orchestrator.keys import step_keys
 from orchestrator.state import SagaState
 from orchestrator.storage.alerts import Alerts
 from orchestrator.storage.reads import SagaSummary
@@ -150,7 +150,11 @@ class Actions:
             snapshot = self._log.read(saga.id)
             log = snapshot.entries if snapshot else []
             state = replay(log)
-            keys = {key for step in state.steps for key in _keys(saga, step, state)}
+            keys = {
+                key
+                for step in state.steps
+                for key in step_keys(state, saga.definition, saga.key, step)
+            }
             if AUTHORIZE in state.steps and found.key in keys:
                 return _Owner(saga=saga, state=state, log=log, keys=keys)
         return None
@@ -158,13 +162,3 @@ class Actions:
     def _sagas_of(self, order: str) -> Iterator[SagaSummary]:
         yield from self._client.find(key=order, limit=_ORDERS)
         yield from self._client.find(attributes={"order_id": order}, limit=_ORDERS)
-
-
-def _keys(saga: SagaSummary, step: str, state: SagaState) -> set[str]:
-    """The keys under which the step may have acted so far."""
-    known = state.step(step)
-    name = known.key_name or step
-    return {
-        forward_key(saga.definition, saga.key, name, generation)
-        for generation in range(1, known.generation + 1)
-    }

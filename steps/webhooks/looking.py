@@ -17,7 +17,7 @@ from orchestrator.client import SagaClient
 from orchestrator.entries import Recorded
 from orchestrator.errors import StepError
 from orchestrator.folding import replay
-from orchestrator.keys import forward_key
+from orchestrator.keys import step_keys
 from orchestrator.state import SagaState
 from orchestrator.storage.database import Database
 from orchestrator.storage.reads import SagaSummary
@@ -195,10 +195,7 @@ class Looking:
 def _is_own(payment: ChargeResult, case: _Case) -> bool:
     """Whether the saga opened the payment: under a key of its own, or the log says so."""
     step = case.state.step(AUTHORIZE)
-    keys = {
-        forward_key(case.saga.definition, case.saga.key, step.key_name or AUTHORIZE, generation)
-        for generation in range(1, step.generation + 1)
-    }
+    keys = step_keys(case.state, case.saga.definition, case.saga.key, AUTHORIZE)
     return payment.key in keys or any(each.reference == payment.reference for each in step.effects)
 
 

@@ -45,10 +45,10 @@ def tell(
             return f"signalled {AUTHENTICATED}"
         case EffectProved(step=step, effect=effect):
             client.report_effect(saga_id, step, effect, by=by)
-            return f"reported the effect of {step}"
+            return f"reported the effect of {step} to the saga"
         case RefundSettled(reference=reference):
             client.report_settled(saga_id, CAPTURE, reference, by=by)
-            return f"told that refund {reference} is final"
+            return f"told the saga that refund {reference} is final"
         case RefundFailed(reference=reference):
             client.report_undo_failed(saga_id, CAPTURE, reference, by=by)
-            return f"told that refund {reference} failed"
+            return f"told the saga that refund {reference} failed"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from orchestrator.entries import Recorded, SagaMigrated
 from orchestrator.folding import apply
-from orchestrator.keys import forward_key, key_of, undo_key
+from orchestrator.keys import forward_key, key_of, step_keys, undo_key
 from tests.histories import COMPENSATE, FORWARD, History, doing, saga
 
 SHOP = saga(doing("pay"), doing("ship"))
@@ -43,6 +43,17 @@ def test_only_a_settled_unknown_gives_a_new_generation() -> None:
     history = History(SHOP).unknown("pay")
     assert history.state.step("pay").generation == 1
     assert history.settles("pay", landed=False).state.step("pay").generation == 2
+
+
+def test_what_a_step_may_have_done_is_under_one_key_for_each_generation() -> None:
+    history = History(SHOP).unknown("pay")
+    first = step_keys(history.state, "shop", "order-1", "pay")
+    settled = history.settles("pay", landed=False).state
+    both = step_keys(settled, "shop", "order-1", "pay")
+
+    assert first == {forward_key("shop", "order-1", "pay")}
+    assert both == first | {key_of(settled, "shop", "order-1", "pay", FORWARD)}
+    assert len(both) == 2
 
 
 def test_a_step_that_a_migration_renamed_keeps_its_keys() -> None:
