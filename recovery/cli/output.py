@@ -102,7 +102,12 @@ def _cell(value: Any) -> str:
         case datetime():
             return instant(value)
         case _:
-            return redact(" ".join(str(value).split()))
+            return _visible(redact(" ".join(str(value).split())))
+
+
+def _visible(text: str) -> str:
+    """Without what a terminal would obey: a gateway's words may stand in a cell."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
