@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from orchestrator.redaction import redact, redact_dict
 
 ID_DIGITS = 8
 
+_COMMANDS = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+"""What a terminal obeys, but for the end of a line, a tab and a colour."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
@@ -31,7 +35,7 @@ class Output:
 
     def record(self, values: Mapping[str, Any], text: str) -> None:
         """Write one object: as JSON on one line, or as `text`."""
-        click.echo(to_json_line(values) if self.as_json else redact(text))
+        click.echo(to_json_line(values) if self.as_json else _harmless(redact(text)))
 
     def rows(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a list: a JSON object per line with every value, or the `names` as columns."""
@@ -53,7 +57,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """Tell a person something that is not part of the answer."""
-        click.echo(redact(text), err=True)
+        click.echo(_harmless(redact(text)), err=True)
 
 
 def to_json_line(values: Mapping[str, Any]) -> str:
@@ -108,6 +112,11 @@ def _cell(value: Any) -> str:
 def _visible(text: str) -> str:
     """Without what a terminal would obey: a gateway's words may stand in a cell."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+def _harmless(text: str) -> str:
+    """Like `_visible`, for a page: lines and colours stay, for they are its own."""
+    return _COMMANDS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
