@@ -63,10 +63,11 @@ class Backlog:
                 continue
             try:
                 for each in range(1, self._requests + 1):
-                    slot = rate.take(request(f"caller-{number}", each))
+                    wanted = request(f"caller-{number}", each)
+                    slot = rate.take(wanted)
                     time.sleep(travel * random.uniform(0, 1))  # noqa: S311 - a way, not a secret
                     self.arrived.append(time.monotonic())
-                    rate.landed(slot)
+                    rate.landed(slot, wanted)
             except NotLetThrough as error:
                 self._put_off(number, (error.retry_after or timedelta(0)).total_seconds())
             else:
@@ -101,6 +102,43 @@ def test_a_backlog_uses_the_rate_and_never_exceeds_it(rates: list[SharedRate]) -
     assert backlog.refused < 2 * 300  # nobody comes again and again
 
 
+def test_requests_that_travel_slowly_are_counted_where_they_arrive(
+    rates: list[SharedRate],
+) -> None:
+    """Some arrive at once and some half a window late: together they are still no crowd."""
+    backlog = Backlog(rates, callers=200)
+    backlog.run(6.0, travel=0.5)
+
+    assert backlog.most_in(1.0) <= 20
+
+
+def test_a_request_keeps_its_slot_until_a_window_after_its_answer(rates: list[SharedRate]) -> None:
+    slow = request("slow")
+    slots = [rates[0].take(slow) for _ in range(20)]
+    time.sleep(1.3)  # a window and more
+    with pytest.raises(NotLetThrough):
+        rates[1].take(request("early"))
+    for each in slots:
+        rates[0].landed(each, slow)
+    time.sleep(0.3)
+    with pytest.raises(NotLetThrough):
+        rates[1].take(request("earlier"))
+    time.sleep(0.8)
+    rates[1].take(request("early"))
+
+
+def test_a_request_whose_worker_died_counts_as_long_as_it_could_have_been_under_way(
+    rates: list[SharedRate],
+) -> None:
+    for number in range(20):
+        rates[0].take(request(f"lost-{number}", takes=1.5))
+    time.sleep(1.6)  # given up, and a window has not passed since
+    with pytest.raises(NotLetThrough):
+        rates[1].take(request("next"))
+    time.sleep(1.0)
+    rates[1].take(request("next"))
+
+
 def test_those_who_send_two_requests_keep_both_their_slots(rates: list[SharedRate]) -> None:
     backlog = Backlog(rates, callers=40, requests=2)
     backlog.run(8.0)
@@ -112,7 +150,8 @@ def test_those_who_send_two_requests_keep_both_their_slots(rates: list[SharedRat
 
 def test_who_was_promised_a_slot_goes_before_who_comes_new(rates: list[SharedRate]) -> None:
     for number in range(20):
-        rates[0].landed(rates[0].take(request(f"first-{number}")))
+        wanted = request(f"first-{number}")
+        rates[0].landed(rates[0].take(wanted), wanted)
     for number in range(20):
         with pytest.raises(NotLetThrough) as promised:
             rates[0].take(request(f"promised-{number}"))
@@ -154,7 +193,8 @@ def test_a_clock_that_was_set_back_keeps_nobody_waiting_until_it_comes_there_aga
 ) -> None:
     rate = SharedRate(server, "bank", Rate(2))
     for number in (1, 2):
-        rate.landed(rate.take(request(f"before-{number}")))
+        wanted = request(f"before-{number}")
+        rate.landed(rate.take(wanted), wanted)
     hour = 3600e6
     for name in cast("list[bytes]", server.client.zrange("tests:{rate.bank}", 0, -1)):
         server.client.zincrby("tests:{rate.bank}", hour, name)

@@ -82,7 +82,7 @@ class SharedGuards(Guards):
             return guard.through_circuit(request, sending)
         finally:
             if is_sent:
-                guard.rate.landed(slot)
+                guard.rate.landed(slot, request)
             else:
                 guard.rate.give_back(slot)
 

@@ -4,9 +4,10 @@ Who is refused gets a moment of its own at which a slot will be free, comes back
 kept. Nobody waits in a worker, nobody comes in a herd, and no slot lies idle while there is a
 backlog; `limits` can only say when the window begins to clear, the same moment to everybody.
 
-A request counts from when it has surely arrived: from its answer, or from a sixteenth of the window
-after it was let through if that comes first. So what is counted *there* stays within the limit too,
-although requests do not all travel equally fast.
+A request counts from when it has surely arrived: as long as it is under way, and for one window
+after its answer. So what is counted *there* stays within the limit too, however slowly a request
+travels. One that is never answered, because its worker died, counts as if it had taken all the time
+that it may take.
 
 A request that comes second in its attempt must not lose its place to the first when the attempt is
 repeated. So when request n is refused, moments are kept for 1 to n.
@@ -22,9 +23,6 @@ from orchestrator.errors import DefinitionError
 from orchestrator.guarding import NotLetThrough, Rate, Request
 from workers.resilience.shared_server import SharedServer
 
-TRAVEL_SHARE: Final = 16
-"""A request is believed to have arrived after per/16 even if it is not answered yet."""
-
 LATENESS: Final = timedelta(milliseconds=30)
 """Those who come back are rung a little late, some later than others; slots leave room for it, but
 never more than per/30."""
@@ -33,16 +31,28 @@ KEPT: Final = timedelta(minutes=2)
 """How long a promised slot may be claimed late."""
 
 _TAKE: Final = """
--- KEYS[1] taken     zset    request -> when it counts from (µs)
--- KEYS[2] promised  zset    key#number -> when its slot is free (µs)
--- KEYS[3] held      string  how long a request is under way, smoothed (µs)
--- ARGV    request, key, number, limit, per (µs), travel (µs), lateness (µs), kept (µs)
+-- KEYS[1] taken      zset    request -> when it counts from (µs); expected while it is under way
+-- KEYS[2] promised   zset    key#number -> when its slot is free (µs)
+-- KEYS[3] held       string  how long a request is under way, smoothed (µs)
+-- KEYS[4] under_way  zset    request -> when it is given up (µs)
+-- ARGV    request, key, number, takes (µs), limit, per (µs), lateness (µs), kept (µs)
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local function text(number) return string.format('%.0f', number) end
-local key, number, limit, per = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local travel, lateness, kept = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now - per))
+local key, number, takes = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local limit, per = tonumber(ARGV[5]), tonumber(ARGV[6])
+local lateness, kept = tonumber(ARGV[7]), tonumber(ARGV[8])
+local held = tonumber(redis.call('GET', KEYS[3]) or 0)
+
+for _, request in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', text(now - per))) do
+    local given_up = tonumber(redis.call('ZSCORE', KEYS[4], request))
+    if given_up and given_up > now - per then -- slower than expected
+        redis.call('ZADD', KEYS[1], text(math.min(given_up, now)), request)
+    else
+        redis.call('ZREM', KEYS[1], request)
+        redis.call('ZREM', KEYS[4], request)
+    end
+end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], text(now + per), '+inf') -- the clock was set back
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(now - kept))
 
@@ -56,14 +66,17 @@ if not is_due then -- those who were promised a slot about now go first
     if mine and mine <= now + per then spoken_for = spoken_for - 1 end
 end
 if limit - used > spoken_for then
-    redis.call('ZADD', KEYS[1], text(now + travel), ARGV[1])
-    redis.call('PEXPIRE', KEYS[1], math.ceil((per + travel) / 1000) + 1000)
+    redis.call('ZADD', KEYS[1], text(now + math.min(held, per / 2)), ARGV[1])
+    redis.call('ZADD', KEYS[4], text(now + takes), ARGV[1])
+    local live_for = math.max(redis.call('PTTL', KEYS[4]), math.ceil((takes + per) / 1000) + 1000)
+    redis.call('PEXPIRE', KEYS[1], live_for)
+    redis.call('PEXPIRE', KEYS[4], live_for)
     redis.call('ZREM', KEYS[2], key .. '#' .. number)
     return '-1'
 end
 
 -- A slot is free again after `cycle`: its window, the way of its request, and being rung late.
-local cycle = per + lateness + tonumber(redis.call('GET', KEYS[3]) or 0)
+local cycle = per + lateness + held
 
 local function first_free() -- for one whose slot was there and is not: before the tail
     for i = 0, used - 1 do
@@ -104,24 +117,25 @@ return text(at - now)
 """
 
 _LANDED: Final = """
--- KEYS[1] taken, KEYS[3] held, as above
--- ARGV    request, travel (µs)
+-- KEYS    as above
+-- ARGV    request, takes (µs), per (µs)
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local counts_from = tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]))
-if not counts_from then return end
-local travel = tonumber(ARGV[2])
-local took = math.min(travel, now - counts_from + travel)
-if now < counts_from then
-    redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])
-end
+local function text(number) return string.format('%.0f', number) end
+local takes, per = tonumber(ARGV[2]), tonumber(ARGV[3])
+local given_up = tonumber(redis.call('ZSCORE', KEYS[4], ARGV[1]) or now)
+local took = math.max(0, math.min(takes, now - given_up + takes))
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('ZADD', KEYS[1], text(now), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], math.max(redis.call('PTTL', KEYS[1]), math.ceil(per / 1000) + 1000))
 local held = tonumber(redis.call('GET', KEYS[3]) or took)
-redis.call('SET', KEYS[3], string.format('%.0f', held + (took - held) / 8), 'PX', 60000)
+redis.call('SET', KEYS[3], text(held + (took - held) / 8), 'PX', 60000)
 """
 
 _GIVEN_BACK: Final = """
--- KEYS[1] taken; ARGV request
+-- KEYS    as above; ARGV request
 redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[4], ARGV[1])
 """
 
 
@@ -131,12 +145,11 @@ class SharedRate:
     def __init__(self, server: SharedServer, name: str, rate: Rate) -> None:
         self._server, self._name = server, name
         self._limit = rate.limit
-        per = _us(rate.per)
-        self._travel = per // TRAVEL_SHARE
+        self._per = per = _us(rate.per)
         lateness = min(_us(LATENESS), per // 30)
-        self._values = [rate.limit, per, self._travel, lateness, _us(KEPT)]
+        self._values = [rate.limit, per, lateness, _us(KEPT)]
         base = f"{server.prefix}{{rate.{name}}}"
-        self._keys = [base, f"{base}.promised", f"{base}.held"]
+        self._keys = [base, f"{base}.promised", f"{base}.held", f"{base}.under_way"]
         self._take = server.script(_TAKE)
         self._landed = server.script(_LANDED)
         self._given_back = server.script(_GIVEN_BACK)
@@ -155,9 +168,8 @@ class SharedRate:
                 f"{self._limit} through at once: agree on a longer window"
             )
         name = uuid.uuid4().hex
-        answer: Any = self._server.run(
-            self._take, self._keys, [name, request.key, request.number, *self._values]
-        )
+        of_request: list[str | float] = [name, request.key, request.number, _us(request.takes)]
+        answer: Any = self._server.run(self._take, self._keys, [*of_request, *self._values])
         if answer is None or int(answer) < 0:
             return name
         raise NotLetThrough(
@@ -167,9 +179,9 @@ class SharedRate:
             is_exact=True,
         )
 
-    def landed(self, name: str) -> None:
+    def landed(self, name: str, request: Request) -> None:
         """Say that the request of a slot has arrived: it was answered, or never will be."""
-        self._server.run(self._landed, self._keys, [name, self._travel])
+        self._server.run(self._landed, self._keys, [name, _us(request.takes), self._per])
 
     def give_back(self, name: str) -> None:
         """Free a slot whose request was not sent."""
