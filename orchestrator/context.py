@@ -60,14 +60,28 @@ class Effect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NothingThere:
-    """A compensation's answer that there was nothing to undo."""
+    """A compensation's answer that there was nothing to undo, and that this cannot change.
+
+    Where it only *found* nothing, and the other side may be late to show what it did, the answer is
+    `NotLanded`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class NotLanded:
-    """A probe's answer: the other side was asked, and the step's effect is not there."""
+    """An answer of probes and compensations: the other side was asked, and the effect is not there.
+
+    It is believed when given twice, by attempts that began after all of the step must have arrived
+    and be shown. A compensation is asked again until then, and has then found nothing to undo.
+
+    Args:
+        why: in words, for the log.
+        lag: how long the other side may not show what it has done already, if not the step's `lag`;
+            only a compensation may know better.
+    """
 
     why: str | None = None
+    lag: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +151,8 @@ class StepContext(Generic[P]):
         signalled: it was the signal, which may have no payload.
         now: the database's time when the attempt began.
         calls: what the step's calls to the other side must pass; None: nothing.
-        asked_before: for a probe, how often it was already believed that nothing is there. Before
-            it is believed for good, ask in a way that no index lags behind, if there is one.
+        asked_before: how often probes and undos of the step were already told that nothing is
+            there. Before it is believed, ask in a way that no index lags behind, if there is one.
     """
 
     saga_id: UUID

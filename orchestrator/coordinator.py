@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import outcomes
 from orchestrator.claiming import Claim, Claims
 from orchestrator.client import SagaClient
-from orchestrator.context import Lease, Resources, StepContext
+from orchestrator.context import Lease, NothingThere, NotLanded, Resources, StepContext
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell
 from orchestrator.entries import Direction, Outcome, StepFailed, StepSucceeded
@@ -42,6 +42,7 @@ from orchestrator.mover import Mover
 from orchestrator.payloads import read_back
 from orchestrator.planning import Serves
 from orchestrator.recording import Plan, Recorder, closing_of, is_recorded
+from orchestrator.settling import is_believed, shown_since
 from orchestrator.storage.database import Database
 from orchestrator.storage.rows import AttemptId, Snapshot
 from orchestrator.storage.saga_log import SagaLog
@@ -177,6 +178,8 @@ class Coordinator:
             returned = function(context)
             if attempt.direction == Direction.PROBE:
                 return outcomes.probed(step, attempt.number, returned)
+            if attempt.direction == Direction.COMPENSATE and isinstance(returned, NotLanded):
+                return _undo_found_nothing(claim, returned)
             return outcomes.succeeded(step, attempt.direction, attempt.number, returned)
         except Exception as error:  # noqa: BLE001 - every way to end becomes one value
             return outcomes.raised(step, attempt.direction, attempt.number, error)
@@ -269,6 +272,16 @@ class Coordinator:
             error=outcomes.described(error),
             spends_budget=not outcomes.is_contention(error),
         )
+
+
+def _undo_found_nothing(claim: Claim, answer: NotLanded) -> StepSucceeded | StepFailed:
+    """What was not found is not undone, until it must be shown if it were there."""
+    step, attempt = claim.step, claim.attempt
+    known = claim.state.step(step.name)
+    since = shown_since(known, step.lag if answer.lag is None else answer.lag)
+    if claim.state.effect_to_undo(step.name) or is_believed(known, claim.claimed_at, since):
+        return outcomes.succeeded(step, attempt.direction, attempt.number, NothingThere())
+    return outcomes.denied(step, attempt.number, answer, max(since - claim.now(), timedelta(0)))
 
 
 def _ended_by_its_step(claim: Claim) -> TransactionLostError:

@@ -91,6 +91,7 @@ class StepFailed:
 
     `crashed`: its worker went down with it, and the step's writes with the transaction.
     `is_exact`: the next is due after `retry_after_seconds`, without jitter.
+    `is_denial`: an undo asked whether the step's effect is there, and was told that it is not.
     """
 
     step: str
@@ -103,6 +104,7 @@ class StepFailed:
     spends_budget: bool = True
     crashed: bool = False
     is_exact: bool = False
+    is_denial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

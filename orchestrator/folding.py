@@ -257,6 +257,8 @@ def _on_outcome(state: SagaState, recorded: Recorded, entry: Outcome) -> SagaSta
         case StepProbed():
             return _after_probe(state, recorded, step, ended, entry)
         case StepFailed():
+            if entry.is_denial:
+                step = _denied(step, ended)
             ended = _after_failure(ended, entry)
         case StepUnknown():
             ended = _after_unknown(step, ended, entry)
@@ -318,9 +320,14 @@ def _after_probe(
         return _landed(state, recorded, step, entry)
     if entry.landed is None:
         track = replace(track, failures=track.failures + 1)
-    elif track.started_at is not None and step.forward.open_attempt is None:
-        step = replace(step, denials=(*step.denials, track.started_at))
+    elif step.forward.open_attempt is None:
+        step = _denied(step, track)
     return _with_step(state, entry.step, replace(step, probe=track))
+
+
+def _denied(step: StepState, asking: Track) -> StepState:
+    assert asking.started_at is not None, "only an attempt that was started has an outcome"
+    return replace(step, denials=(*step.denials, asking.started_at))
 
 
 # -- what is heard about steps ---------------------------------------------------------------------

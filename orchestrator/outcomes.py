@@ -7,6 +7,7 @@ steps.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from orchestrator.context import CannotTell, Effect, NothingThere, NotLanded
@@ -112,6 +113,24 @@ def probed(step: Step, attempt: int, returned: Any) -> StepProbed:
                 "return an Effect, NotLanded or CannotTell"
             )
     return StepProbed(step=step.name, direction=Direction.PROBE, attempt=attempt, **answer)
+
+
+def denied(step: Step, attempt: int, answer: NotLanded, again_after: timedelta) -> StepFailed:
+    """Return the entry for an undo that was told "not there" and has to ask again."""
+    return StepFailed(
+        step=step.name,
+        direction=Direction.COMPENSATE,
+        attempt=attempt,
+        terminal=False,
+        error={
+            "type": type(answer).__name__,
+            "code": "not_seen_yet",
+            "message": printable(answer.why or "nothing is found")[:MAX_MESSAGE],
+        },
+        retry_after_seconds=again_after.total_seconds(),
+        spends_budget=False,
+        is_denial=True,
+    )
 
 
 def raised(step: Step, direction: str, attempt: int, error: BaseException) -> Outcome:

@@ -6,17 +6,20 @@ probe    ask whether it is there. "It landed" is believed at once. "It is not th
          when said twice by probes that began after everything a given-up attempt may have sent
          must have arrived: its timeout and the other side's lag after it was started.
 park     when both have nothing left: stop in front of an operator, with the question.
+
+An undo of a step without a known effect asks as well, and "not there" is believed in the same way.
+The step is settled by then, so all that is waited for is the other side's lag after it ended.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from orchestrator.actions import Action, AwaitSignal, Park, RunStep, Settle
 from orchestrator.definition import Step
 from orchestrator.entries import Direction, StepWaiting
 from orchestrator.pauses import backoff, not_before
-from orchestrator.state import SagaState, State, Track
+from orchestrator.state import SagaState, State, StepState, Track
 
 DENIALS = 2
 """How often "not there" must be said before it is believed."""
@@ -109,6 +112,18 @@ def _probe(state: SagaState, step: Step, seed: str) -> Action:
     if known.denials and not believed:
         due = max(due or _quiet_since(known.forward, step), _quiet_since(known.forward, step))
     return run(state, step, Direction.PROBE, due)
+
+
+def shown_since(step: StepState, lag: timedelta) -> datetime:
+    """From when on the other side shows everything that a settled step did there."""
+    ended_at = step.forward.ended_at
+    assert ended_at is not None, "only a step that was tried is undone"
+    return ended_at + lag
+
+
+def is_believed(step: StepState, asked_at: datetime, since: datetime) -> bool:
+    """Whether "not there" counts, now that an undo which began at `asked_at` was told so too."""
+    return sum(each >= since for each in (*step.denials, asked_at)) >= DENIALS
 
 
 def _quiet_since(track: Track, step: Step) -> datetime:

@@ -156,7 +156,8 @@ class StepState:
     Args:
         effect: the known effect that counts as the step's, or None: the one it was done with.
             Steps after it have worked with that one; what is heard of later is only to be undone.
-        denials: when the probes were started that said, since the latest attempt, "not there".
+        denials: when the probes and undos were started that were told, since the latest attempt,
+            "not there".
         undone_seq: how far a compensation of the step accounts for its log.
         undone: the compensation really undid something: a known effect, or one it found itself.
         undo_reference: the other side's name for what an undo found itself and undid.

@@ -11,20 +11,20 @@ What an undo answers, by what stands at the gateway:
                       refunded, whole                  already done
                       refunded in part by others       Terminal: a person must look
 
-"Nothing there" is said only while no effect is known; a known effect that is gone is "done". Nor is
-the first lookup that finds no payment believed: it may lag behind the step that opened one (an
-authorization that ended in a challenge is known by its key only), so it is asked once more, later.
+"Nothing there" is said only while no effect is known; a known effect that is gone is "done". A
+lookup that finds no payment at all is another answer, `NotLanded`: it may lag behind the step that
+opened one (an authorization that ended in a challenge is known by its key only), so the engine asks
+again, later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Final
 
-from orchestrator.context import Effect, Movement, NothingThere, StepContext
-from orchestrator.errors import OutcomeUnknown, Retriable, Terminal, Wait
+from orchestrator.context import Effect, Movement, NothingThere, NotLanded, StepContext
+from orchestrator.errors import OutcomeUnknown, Terminal, Wait
 from steps.fraud import is_challenged
 from steps.gateways.errors import (
     AuthenticationRequiredError,
@@ -107,27 +107,27 @@ def captured_payment(payment: ChargeResult) -> Effect:
     )
 
 
-def void_payment(ctx: Context) -> Effect | NothingThere:
+def void_payment(ctx: Context) -> Effect | NothingThere | NotLanded:
     """Let go of the hold, known or found under the key that may have made it.
 
     Raises:
-        Retriable: ``not_seen_yet``: no payment is found; a second look decides.
         Terminal: ``captured``: the money was taken, so letting go is no longer possible and saying
             so would be a lie. Where our own capture took it, its refund has spared us this.
     """
     if ctx.effect is not None and ctx.effect.reference is not None:
         return _voided(ctx, ctx.effect.reference)
-    payment = _seen(ctx, lambda: found_under_our_key(ctx))
-    if payment is None or payment.status is ChargeStatus.DECLINED:
+    payment = found_under_our_key(ctx)
+    if payment is None:
+        return _not_found(ctx)
+    if payment.status is ChargeStatus.DECLINED:
         return NothingThere()
     return _voided(ctx, payment.reference, was_held=payment.status is ChargeStatus.AUTHORIZED)
 
 
-def refund_payment(ctx: Context) -> Effect | NothingThere:
+def refund_payment(ctx: Context) -> Effect | NothingThere | NotLanded:
     """Give back all that was taken; an accepted refund may be pending still, and says so.
 
     Raises:
-        Retriable: ``not_seen_yet``: the payment is not found; a second look decides.
         PaymentStateError: final; less is left than was taken, so others gave some back.
         Terminal: ``refund_failed``: the refund was accepted once and came back.
     """
@@ -135,8 +135,10 @@ def refund_payment(ctx: Context) -> Effect | NothingThere:
         return _refunded(ctx, ctx.effect.reference, ctx.payload.price)
     if "authorize_payment" not in ctx.results:
         return NothingThere()
-    payment = _seen(ctx, lambda: find_payment(ctx, reference=authorized_reference(ctx)))
-    if payment is None or payment.captured == payment.refunded:
+    payment = find_payment(ctx, reference=authorized_reference(ctx))
+    if payment is None:
+        return _not_found(ctx)
+    if payment.captured == payment.refunded:
         return NothingThere()
     return _refunded(ctx, payment.reference, payment.captured)
 
@@ -286,26 +288,8 @@ def _after_the_challenge(ctx: Context) -> ChargeResult:
     )
 
 
-def _seen(ctx: Context, look: Callable[[], ChargeResult | None]) -> ChargeResult | None:
-    """What an undo finds; None only from its second attempt on, the gateway's lag after the first.
-
-    Raises:
-        Retriable: ``not_seen_yet``, or nobody answered: look again once the lag is over.
-    """
-    lag = _gateway(ctx).capabilities.lookup_lag
-    try:
-        payment = look()
-    except Retriable as error:
-        error.retry_after = max(error.retry_after or lag, lag)
-        raise
-    if payment is None and ctx.attempt == 1:
-        raise Retriable(
-            "no payment is found, and one that was just opened may not be found yet",
-            code="not_seen_yet",
-            retry_after=lag,
-            spends_budget=False,
-        )
-    return payment
+def _not_found(ctx: Context) -> NotLanded:
+    return NotLanded("no payment is found", lag=_gateway(ctx).capabilities.lookup_lag)
 
 
 def _held_under_our_key(ctx: Context) -> ChargeResult | None:

@@ -15,7 +15,7 @@ import sqlalchemy
 from sqlalchemy import select, text
 
 from orchestrator.client import SagaClient
-from orchestrator.context import Effect, Lease, NothingThere, Resources, StepContext
+from orchestrator.context import Effect, Lease, NothingThere, NotLanded, Resources, StepContext
 from orchestrator.coordinator import Coordinator
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
@@ -162,7 +162,6 @@ class Order:
         step: str,
         *,
         undo: bool = False,
-        attempt: int = 1,
         effect: Effect | None = None,
         results: Mapping[str, Any] | None = None,
         connection: sqlalchemy.Connection | None = None,
@@ -175,7 +174,7 @@ class Order:
             saga_key=self.id,
             step=step,
             direction="compensate" if undo else "forward",
-            attempt=attempt,
+            attempt=1,
             idempotency_key=undo_key(key, effect.reference if effect else None) if undo else key,
             step_key=key,
             now=datetime.now(UTC),
@@ -212,19 +211,15 @@ class Order:
         results = {"authorize_payment": held.value}
         return capture_payment(self.context("capture_payment", results=results))
 
-    def void(self, effect: Effect | None = None, *, attempt: int = 1) -> Effect | NothingThere:
-        return void_payment(
-            self.context("authorize_payment", undo=True, attempt=attempt, effect=effect)
-        )
+    def void(self, effect: Effect | None = None) -> Effect | NothingThere | NotLanded:
+        return void_payment(self.context("authorize_payment", undo=True, effect=effect))
 
     def refund(
-        self, effect: Effect | None = None, *, held: Effect | None = None, attempt: int = 1
-    ) -> Effect | NothingThere:
+        self, effect: Effect | None = None, *, held: Effect | None = None
+    ) -> Effect | NothingThere | NotLanded:
         results = {"authorize_payment": held.value} if held else {}
         return refund_payment(
-            self.context(
-                "capture_payment", undo=True, attempt=attempt, effect=effect, results=results
-            )
+            self.context("capture_payment", undo=True, effect=effect, results=results)
         )
 
     def ship(self, reserved: Effect) -> Effect:
@@ -252,7 +247,7 @@ def order(engine: sqlalchemy.Engine, resources: Resources, judge: SandboxJudge) 
     return order
 
 
-def kinds(done: Effect | NothingThere) -> list[tuple[str, int]]:
+def kinds(done: Effect | NothingThere | NotLanded) -> list[tuple[str, int]]:
     assert isinstance(done, Effect)
     return [(each.kind, each.amount_minor) for each in done.movements]
 
@@ -505,24 +500,20 @@ def test_a_hold_is_voided_once_and_the_second_time_is_the_same_answer(order: Ord
     assert order.totals().voided_minor == PRICE
 
 
-def test_there_is_nothing_to_void_where_twice_no_payment_is_found(order: Order) -> None:
-    with pytest.raises(Retriable) as caught:
-        order.void()
-    assert (caught.value.code, caught.value.spends_budget) == ("not_seen_yet", False)
-    assert caught.value.retry_after == SANDBOX_CAPABILITIES.lookup_lag
+def test_no_payment_to_void_may_be_one_that_is_not_shown_yet(order: Order) -> None:
+    answer = order.void()
 
-    assert order.void(attempt=2) == NothingThere()
+    assert isinstance(answer, NotLanded)
+    assert answer.lag == SANDBOX_CAPABILITIES.lookup_lag
 
 
 @pytest.mark.parametrize("fault", ["drop_before", "rate_limited"])
-def test_a_lookup_without_an_answer_is_repeated_after_the_lag(order: Order, fault: str) -> None:
+def test_a_lookup_without_an_answer_is_no_denial(order: Order, fault: str) -> None:
     key = forward_key("checkout", order.id, "authorize_payment")
     order.judge.script(fault, operation="find", key=key, retry_after_seconds=0)
 
-    with pytest.raises(Retriable) as caught:
+    with pytest.raises(Retriable):
         order.void()
-
-    assert caught.value.retry_after == SANDBOX_CAPABILITIES.lookup_lag
 
 
 def test_a_hold_nobody_heard_of_is_found_and_voided(order: Order) -> None:
@@ -586,10 +577,8 @@ def test_an_unseen_payment_is_not_taken_for_one_without_a_capture(order: Order) 
     order.capture(held)
     order.judge.script("not_found", operation="find", reference=held.reference)
 
-    with pytest.raises(Retriable, match="no payment is found"):
-        order.refund(held=held)
-
-    assert kinds(order.refund(held=held, attempt=2)) == [("refund", PRICE)]
+    assert isinstance(order.refund(held=held), NotLanded)
+    assert kinds(order.refund(held=held)) == [("refund", PRICE)]
 
 
 def test_a_capture_nobody_heard_of_is_found_and_refunded(order: Order) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.definition import PROBE_RETRY, Retry
-from orchestrator.entries import UnknownReason
+from orchestrator.entries import StepStarted, UnknownReason
 from orchestrator.keys import key_of
 from orchestrator.state import State
 from tests.histories import COMPENSATE, FORWARD, PROBE, QUICK, History, doing, nothing, saga
@@ -140,6 +140,34 @@ def test_a_probe_that_was_given_up_is_no_answer() -> None:
     history = probing().fails("pay", PROBE, crashed=True, spends_budget=False)
     assert history.wants == ["probe pay#2"]
     assert history.state.step("pay").denials == ()
+
+
+def test_an_undo_that_is_told_not_there_asks_again_without_spending_its_budget() -> None:
+    history = paying().declined("pay")
+    for number in range(1, 20):
+        assert history.wants == [f"undo pay#{number}"]
+        denied(history)
+    assert len(history.state.step("pay").denials) == 19
+    assert history.finds_nothing("pay").visible is State.COMPENSATED
+
+
+def test_an_undo_that_is_told_not_there_comes_due_when_it_must_be_shown() -> None:
+    history = denied(paying().declined("pay"), retry_after_seconds=30.0)
+    due = history.run("pay", COMPENSATE).not_before
+    assert due is not None
+    assert due - history.now >= timedelta(seconds=30)
+
+
+def test_a_new_attempt_makes_denials_of_an_undo_worthless() -> None:
+    history = denied(paying().declined("pay"))
+    assert history.state.step("pay").denials != ()
+    history.appends(StepStarted(step="pay", direction=FORWARD, attempt=2, owner="me"))
+    assert history.state.step("pay").denials == ()
+
+
+def denied(history: History, **options: Any) -> History:
+    """Let an undo be told that there is nothing."""
+    return history.fails("pay", COMPENSATE, is_denial=True, spends_budget=False, **options)
 
 
 def test_a_saga_that_is_to_be_taken_back_is_settled_by_its_probe_first() -> None:
