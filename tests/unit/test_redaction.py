@@ -73,6 +73,12 @@ def test_a_card_number_keeps_its_last_four_digits(number: str, around: str) -> N
         "%34242424242424242",
         r"4242\u00a04242\u00a04242\u00a04242",
         r"\uff14\uff1242424242424242",
+        r"4242\xa04242\xa04242\xa04242",  # as `repr` writes it, of text
+        r"4242\xc2\xa04242\xc2\xa04242\xc2\xa04242",  # and of bytes
+        r"4\xad2\xad4\xad2 4242 4242 4242",
+        r"4242\t4242\t4242\t4242",
+        "4242\u20664242\u20694242\u202a4242",  # directions of writing
+        "4242\u034f4242\ufe0f4242\u061c4242",
         "42424242 42424242",
     ],
 )
