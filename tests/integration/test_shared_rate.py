@@ -188,18 +188,29 @@ def test_a_slot_that_is_given_back_is_free_at_once(rates: list[SharedRate]) -> N
     rates[1].take(request("third"))  # one slot is the second's, the other is free
 
 
-def test_a_clock_that_was_set_back_keeps_nobody_waiting_until_it_comes_there_again(
+def test_a_clock_that_was_set_back_lets_no_more_through_and_keeps_nobody_waiting_for_it(
     server: SharedServer,  # noqa: F811 - the fixture
 ) -> None:
     rate = SharedRate(server, "bank", Rate(2))
-    for number in (1, 2):
-        wanted = request(f"before-{number}")
-        rate.landed(rate.take(wanted), wanted)
-    hour = 3600e6
-    for name in cast("list[bytes]", server.client.zrange("tests:{rate.bank}", 0, -1)):
-        server.client.zincrby("tests:{rate.bank}", hour, name)
+    answered = request("answered")
+    rate.landed(rate.take(answered), answered)
+    rate.take(request("lost", takes=0.2))
+    _remember_an_hour_later(server, "tests:{rate.bank}")
 
+    with pytest.raises(NotLetThrough):
+        rate.take(request("after"))
+    time.sleep(1.3)
     rate.take(request("after"))
+    rate.take(request("another"))
+
+
+def _remember_an_hour_later(server: SharedServer, base: str) -> None:  # noqa: F811 - no fixture
+    """What Redis would hold if its clock had been an hour ahead until now."""
+    hour = 3600 * 10**6
+    for key in (base, f"{base}.under_way"):
+        for name in cast("list[bytes]", server.client.zrange(key, 0, -1)):
+            server.client.zincrby(key, hour, name)
+    server.client.hincrby(f"{base}.clock", "last", hour)
 
 
 def test_an_attempt_of_more_requests_than_a_window_has_slots_is_refused_for_good(

@@ -30,15 +30,25 @@ never more than per/30."""
 KEPT: Final = timedelta(minutes=2)
 """How long a promised slot may be claimed late."""
 
-_TAKE: Final = """
+_CLOCK: Final = """
+-- KEYS[5] clock      hash    last, ahead (µs): time does not go back, though Redis' clock may
+local time = redis.call('TIME')
+local set = redis.call('HMGET', KEYS[5], 'last', 'ahead')
+local last, ahead = tonumber(set[1] or 0), tonumber(set[2] or 0)
+local function text(number) return string.format('%.0f', number) end
+local now = time[1] * 1000000 + time[2] + ahead
+if now < last then now, ahead = last, ahead + last - now end
+redis.call('HSET', KEYS[5], 'last', text(now), 'ahead', text(ahead))
+"""
+
+_TAKE: Final = (
+    _CLOCK
+    + """
 -- KEYS[1] taken      zset    request -> when it counts from (µs); expected while it is under way
 -- KEYS[2] promised   zset    key#number -> when its slot is free (µs)
 -- KEYS[3] held       string  how long a request is under way, smoothed (µs)
 -- KEYS[4] under_way  zset    request -> when it is given up (µs)
 -- ARGV    request, key, number, takes (µs), limit, per (µs), lateness (µs), kept (µs)
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local function text(number) return string.format('%.0f', number) end
 local key, number, takes = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local limit, per = tonumber(ARGV[5]), tonumber(ARGV[6])
 local lateness, kept = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -53,7 +63,6 @@ for _, request in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', text(now -
         redis.call('ZREM', KEYS[4], request)
     end
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], text(now + per), '+inf') -- the clock was set back
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(now - kept))
 
 local function promise_of(n) return tonumber(redis.call('ZSCORE', KEYS[2], key .. '#' .. n)) end
@@ -115,13 +124,13 @@ end
 redis.call('PEXPIRE', KEYS[2], math.ceil((at - now + kept) / 1000))
 return text(at - now)
 """
+)
 
-_LANDED: Final = """
+_LANDED: Final = (
+    _CLOCK
+    + """
 -- KEYS    as above
 -- ARGV    request, takes (µs), per (µs)
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local function text(number) return string.format('%.0f', number) end
 local takes, per = tonumber(ARGV[2]), tonumber(ARGV[3])
 local given_up = tonumber(redis.call('ZSCORE', KEYS[4], ARGV[1]) or now)
 local took = math.max(0, math.min(takes, now - given_up + takes))
@@ -131,6 +140,7 @@ redis.call('PEXPIRE', KEYS[1], math.max(redis.call('PTTL', KEYS[1]), math.ceil(p
 local held = tonumber(redis.call('GET', KEYS[3]) or took)
 redis.call('SET', KEYS[3], text(held + (took - held) / 8), 'PX', 60000)
 """
+)
 
 _GIVEN_BACK: Final = """
 -- KEYS    as above; ARGV request
@@ -149,7 +159,13 @@ class SharedRate:
         lateness = min(_us(LATENESS), per // 30)
         self._values = [rate.limit, per, lateness, _us(KEPT)]
         base = f"{server.prefix}{{rate.{name}}}"
-        self._keys = [base, f"{base}.promised", f"{base}.held", f"{base}.under_way"]
+        self._keys = [
+            base,
+            f"{base}.promised",
+            f"{base}.held",
+            f"{base}.under_way",
+            f"{base}.clock",
+        ]
         self._take = server.script(_TAKE)
         self._landed = server.script(_LANDED)
         self._given_back = server.script(_GIVEN_BACK)
