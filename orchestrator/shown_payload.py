@@ -2,76 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, get_args
+import dataclasses
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
 
-from pydantic import BaseModel, SecretBytes, SecretStr
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
 
 from orchestrator.definition import SagaDefinition
 from orchestrator.entries import Json
+from orchestrator.payloads import read_back
 
 HIDDEN = "***"
 
-_SECRETS: Final = {SecretStr, SecretBytes}
-
-Models = Sequence[type[BaseModel]]
+_SECRET: Final = SecretStr("")
+"""Stands for the value of a field that is not printed."""
 
 
 def shown(payload: Json, definition: SagaDefinition[Any] | None) -> Json:
-    """Return the payload with every secret field hidden, of models within it too.
+    """Return the payload with every secret field hidden, of models and dataclasses within it too.
 
-    Secret is a field declared with ``repr=False`` or as a secret type. Of a definition that is not
-    known here nobody can tell, so every value is hidden but those of its search attributes, which
-    the caller shows anyway.
+    Secret is a field declared with ``repr=False`` or as a secret type. Where nobody can tell, for
+    the definition is not known here or does not read the payload, every value is hidden; those of
+    its search attributes the caller shows anyway.
     """
     if not isinstance(payload, dict):
         return HIDDEN
-    models: Models = [] if definition is None else [definition.payload]
-    return {
-        name: _field(value, known)
-        if (known := _declared(name, models)) or value is None
-        else HIDDEN
-        for name, value in payload.items()
-    }
+    model = None
+    if definition is not None:
+        with suppress(Exception):  # ours, or of a validator of the model's
+            model = read_back(definition, payload)
+    return _fields(payload, _parts(model))
 
 
-def _field(value: Json, declared: Sequence[FieldInfo]) -> Json:
-    """The value of a field, as the models that may declare it want it shown."""
-    types = {each for field in declared for each in _types_in(field.annotation)}
-    if value is not None and (types & _SECRETS or not all(each.repr for each in declared)):
+def _fields(value: Mapping[str, Json], parts: Mapping[str, Any]) -> Json:
+    return {name: _seen(each, parts.get(name, _SECRET)) for name, each in value.items()}
+
+
+def _seen(value: Json, meant: Any) -> Json:
+    """Return JSON as it may be shown, beside what its model made of it."""
+    if value is None:
+        return None
+    if isinstance(meant, Secret | SecretStr | SecretBytes):
         return HIDDEN
-    return _within(value, [each for each in types if issubclass(each, BaseModel)])
-
-
-def _within(value: Json, models: Models) -> Json:
+    if isinstance(meant, RootModel):
+        return _seen(value, meant.root)
     match value:
         case dict():
-            return {
-                name: _field(each, known)
-                if (known := _declared(name, models))
-                else _within(each, models)  # a dict of models: its names are the caller's
-                for name, each in value.items()
-            }
+            return _fields(value, _parts(meant))
         case list():
-            return [_within(each, models) for each in value]
+            parts = meant if isinstance(meant, list | tuple) else ()
+            if len(parts) != len(value):
+                return HIDDEN
+            return [_seen(each, part) for each, part in zip(value, parts, strict=True)]
         case _:
-            return value
+            return HIDDEN if _parts(meant) else value
 
 
-def _declared(name: str, models: Models) -> list[FieldInfo]:
-    return [
-        field
-        for each in models
-        for known, field in each.model_fields.items()
-        if name in (known, field.alias, field.serialization_alias)
-    ]
-
-
-def _types_in(annotation: Any) -> Iterator[type]:
-    """The classes that an annotation is made of: all of a union, those in a list or a dict."""
-    parts = get_args(annotation)
-    if isinstance(annotation, type) and not parts:
-        yield annotation
-    for part in parts:
-        yield from _types_in(part)
+def _parts(meant: Any) -> Mapping[str, Any]:
+    """What a model, a dataclass or a mapping has within it, by name."""
+    match meant:
+        case BaseModel():
+            parts = dict(meant.model_extra or {})
+            for name, field in type(meant).model_fields.items():
+                part = getattr(meant, name) if field.repr else _SECRET
+                known = (name, field.alias, field.serialization_alias)
+                parts |= {each: part for each in known if each is not None}
+            return parts
+        case Mapping():
+            return meant
+        case _ if dataclasses.is_dataclass(meant):
+            return {
+                each.name: getattr(meant, each.name) if each.repr else _SECRET
+                for each in dataclasses.fields(meant)
+            }
+        case _:
+            return {}
