@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from orchestrator.storage import migrate
@@ -15,6 +17,17 @@ from tests.servers import (  # noqa: F401 - fixtures
     databases,
     servers,
 )
+
+
+def pytest_configure() -> None:
+    """Let the processes of tests hear every signal.
+
+    A signal that ``nohup`` or a shell's ``&`` has ignored is ignored by all descendants; one that
+    is heard and does nothing is not.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

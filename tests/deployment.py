@@ -137,7 +137,7 @@ class Member:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def wait_end(self, seconds: float = 30.0) -> int:
+    def wait_end(self, seconds: float = 60.0) -> int:
         """Return its exit code."""
         try:
             return self._process.wait(seconds)
@@ -149,8 +149,8 @@ class Member:
         at = time.time()
         family = self._family()
         self.signal(signal.SIGKILL)
-        self._process.wait(10)
-        psutil.wait_procs(family, timeout=10)
+        self._process.wait(60)
+        psutil.wait_procs(family, timeout=60)
         return at
 
     def _family(self) -> list[psutil.Process]:
@@ -349,7 +349,7 @@ class Deployment:
         names = ("saga_id", "step", "direction", "number", "owner")
         return [Holder(**dict(zip(names, row, strict=True))) for row in rows]
 
-    def wait_held(self, count: int, *, seconds: float = 20.0) -> list[Holder]:
+    def wait_held(self, count: int, *, seconds: float = 60.0) -> list[Holder]:
         """Return the living holders of outside steps once so many of their requests are open."""
         outside = ("authorize_payment", "capture_payment", "create_shipment")
 

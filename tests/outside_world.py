@@ -268,7 +268,7 @@ class World:
             found = [each for each in self.calls(step, direction) if each.runs]
             return found if len(found) >= count else []
 
-        return until(look, seconds=30, what=f"{count} calls of {step} {direction}")
+        return until(look, seconds=60, what=f"{count} calls of {step} {direction}")
 
     def deeds(self) -> list[Deed]:
         """Everything in the book, the oldest first."""

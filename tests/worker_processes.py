@@ -25,7 +25,7 @@ SAGAS = "tests.sagas_for_workers"
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], *, seconds: float = 20.0, what: str = "the state") -> T:
+def until(look: Callable[[], T], *, seconds: float = 60.0, what: str = "the state") -> T:
     """Return the first true answer of `look`; fail when none comes in time."""
     deadline = time.monotonic() + seconds
     pause = 0.01
@@ -80,7 +80,7 @@ class WorkerProcess:
     def send(self, signal_number: signal.Signals) -> None:
         self._process.send_signal(signal_number)
 
-    def wait_end(self, seconds: float = 20.0) -> int:
+    def wait_end(self, seconds: float = 60.0) -> int:
         """Return its exit code."""
         try:
             return self._process.wait(timeout=seconds)
@@ -95,7 +95,7 @@ class WorkerProcess:
             for each in family:
                 with suppress(psutil.NoSuchProcess):
                     each.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
 
 StartWorker = Callable[..., WorkerProcess]

@@ -61,7 +61,7 @@ def once_possible(deployment: Deployment, *arguments: str) -> None:
             assert re.search(r"possible from \S+Z on", ran.stderr), ran.stderr
         return ran.returncode == 0
 
-    until(type_it, seconds=30, what="the moment from which it is possible")
+    until(type_it, seconds=60, what="the moment from which it is possible")
 
 
 def test_the_gateway_is_asked_when_the_operator_wants_it(shop: Deployment) -> None:
@@ -166,8 +166,8 @@ def test_many_are_retried_up_to_the_cap_and_the_rest_waits(
     assert errands.counts() == Counter({State.STUCK: 7})
     assert amends(errands, *many, "--yes", *WHY).returncode == 0
 
-    until(lambda: errands.ended() == 5, seconds=30, what="the end of five")
+    until(lambda: errands.ended() == 5, seconds=60, what="the end of five")
     assert errands.counts() == Counter({State.COMPLETED: 5, State.STUCK: 2})
     assert amends(errands, *many, "--yes", *WHY).returncode == 0
-    until(lambda: errands.ended() == len(ids), seconds=30, what="the end of all")
+    until(lambda: errands.ended() == len(ids), seconds=60, what="the end of all")
     assert world.violations(ERRAND) == []

@@ -118,7 +118,7 @@ def test_a_failed_branch_waits_for_its_siblings_and_then_the_saga_turns_round_on
     )
     world.relents("car")
     deployment.start_worker(queues="garage")
-    until(lambda: deployment.client.results(saga_id).get("car"), seconds=30, what="the car")
+    until(lambda: deployment.client.results(saga_id).get("car"), seconds=60, what="the car")
     assert turns(deployment.entries(saga_id)) == []  # the flight still runs
 
     for branch in ("flight", "car"):

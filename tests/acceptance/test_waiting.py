@@ -44,7 +44,7 @@ def start(deployment: Deployment, name: str, count: int) -> list[UUID]:
 
 
 def wait_waiting(deployment: Deployment, count: int) -> None:
-    until(lambda: deployment.counts()[State.WAITING] == count, seconds=30, what="waiting sagas")
+    until(lambda: deployment.counts()[State.WAITING] == count, seconds=60, what="waiting sagas")
 
 
 def wait_ended(deployment: Deployment, count: int, seconds: float = 40) -> None:

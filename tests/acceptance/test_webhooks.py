@@ -31,7 +31,7 @@ def shop(deployment: Deployment) -> Deployment:
 def start_endpoint(shop: Deployment, *dies: str) -> Member:
     """Start an endpoint that is told of everything from now on."""
     endpoint = shop.start("endpoint", ["-m", "tests.acceptance.keeps_webhooks", *dies])
-    until(lambda: "listening at" in endpoint.log, seconds=30, what="the endpoint")
+    until(lambda: "listening at" in endpoint.log, seconds=60, what="the endpoint")
     shop.judge.announce_to(endpoint.log.partition("listening at ")[2].split()[0], SECRET)
     return endpoint
 
@@ -55,7 +55,7 @@ def rows(shop: Deployment) -> list[KeptWebhook]:
 
 def goes_on(shop: Deployment, saga_id: UUID) -> None:
     """The checkout ends well, and its saga heard its payer once."""
-    until(lambda: shop.client.get(saga_id).state is State.COMPLETED, seconds=30, what="the end")
+    until(lambda: shop.client.get(saga_id).state is State.COMPLETED, seconds=60, what="the end")
     entries = [each.entry for each in shop.entries(saga_id)]
     assert sum(isinstance(each, SignalReceived) for each in entries) == 1
     assert shop.violations({State.COMPLETED: 1}) == []

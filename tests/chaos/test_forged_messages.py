@@ -42,7 +42,7 @@ def test_forged_messages_have_no_effect(
     touched = tmp_path / "touched"
     for message in forgeries(WARMING, sagas, touched):
         deployment.broker.lpush(QUEUE, message)
-    until(lambda: deployment.queue_length() == 0, seconds=30, what="an empty queue")
+    until(lambda: deployment.queue_length() == 0, seconds=60, what="an empty queue")
     before, memory = _everything(deployment), worker.memory()
 
     for message in forgeries(size, sagas, touched, seed=2):

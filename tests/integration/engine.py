@@ -27,7 +27,7 @@ from orchestrator.storage.database import Database, create_engine
 from orchestrator.storage.rows import AttemptId
 
 T = TypeVar("T")
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class Bell:

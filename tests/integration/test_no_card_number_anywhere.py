@@ -117,7 +117,7 @@ class Run:
         self._send_messages()
         assert self.client.wait(declined.id, timeout=60).state is State.COMPENSATED
         assert self.client.wait(parked.id, timeout=60).state is State.STUCK
-        until(alerts.exists, seconds=30, what="the alert")
+        until(alerts.exists, seconds=60, what="the alert")
         until(lambda: not self.valkey.llen(QUEUE), what="an empty queue")
         until(lambda: self._is_answered(worker.log), what="answers to the messages")
         worker.terminate()
