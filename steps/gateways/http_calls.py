@@ -22,6 +22,7 @@ from typing import Any, Final
 import httpx2
 
 _LARGEST_ANSWER_BYTES: Final = 16 * 2**20
+_DIGITS: Final = 9  # of seconds: thirty years
 _SHORTEST_PHASE_SECONDS: Final = 0.001  # httpcore2 reads zero as "do not block", not as "too late"
 
 
@@ -36,8 +37,7 @@ class Answered:
     @property
     def retry_after(self) -> timedelta | None:
         """When the other side asks to be called again; None where it does not say."""
-        text = self.headers.get("retry-after", "")
-        return timedelta(seconds=int(text)) if text.isdecimal() else None
+        return pause_of(self.headers.get("retry-after", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,15 @@ class Unanswered:
 
     was_sent: bool
     reason: str
+
+
+def pause_of(retry_after: str) -> timedelta | None:
+    """The pause that a Retry-After header asks for in seconds; None for anything else.
+
+    A date would be told by a clock that is not ours, and more digits mean no pause at all.
+    """
+    is_count = retry_after.isascii() and retry_after.isdecimal() and len(retry_after) <= _DIGITS
+    return timedelta(seconds=int(retry_after)) if is_count else None
 
 
 class _TooLateError(Exception):
@@ -95,7 +104,7 @@ class HttpCalls:
         call.timeouts = request.extensions["timeout"]
         try:
             return _read(client, request, call)
-        except (httpx2.TransportError, _TooLateError) as error:
+        except (httpx2.TransportError, httpx2.DecodingError, _TooLateError) as error:
             return Unanswered(was_sent=call.was_sent, reason=type(error).__name__)
 
     def close(self) -> None:

@@ -133,6 +133,7 @@ def no_answer(*, was_sent: bool) -> stripe.StripeError:
         (no_answer(was_sent=True), GatewayTimeoutError, OutcomeUnknown),
         (refused(429, code="rate_limit"), RateLimitedError, Retriable),
         (refused(429, code="lock_timeout"), RateLimitedError, Retriable),
+        (refused(400, code="rate_limit"), RateLimitedError, Retriable),
         (refused(401), GatewayUnavailableError, Retriable),
         (refused(403), GatewayUnavailableError, Retriable),
         (refused(400, code="balance_insufficient"), GatewayUnavailableError, Retriable),
@@ -201,6 +202,14 @@ def test_a_kept_500_says_so_and_a_rate_limit_says_when() -> None:
     assert limited.retry_after == timedelta(seconds=7)
     assert limited.details["request_id"] == "req_1"
     assert not limited.spends_budget
+
+
+@pytest.mark.parametrize("seconds", ["9" * 12, "9" * 30, "9" * 5000, "-1", "soon", "\u0663"])
+def test_a_pause_that_nobody_can_mean_is_left_out(seconds: str) -> None:
+    limited = error_of(refused(429, headers={"retry-after": seconds}))
+
+    assert isinstance(limited, RateLimitedError)
+    assert limited.retry_after is None
 
 
 @pytest.mark.parametrize("ending", [no_answer(was_sent=True), refused(500, "api_error")])

@@ -4,7 +4,7 @@
 |---|---|---|
 | not a byte was sent | NetworkError | retriable |
 | sent, then no complete answer | GatewayTimeoutError | unknown |
-| 429 (rate limit, lock timeout) | RateLimitedError | retriable, spends no budget |
+| 429; 400 ``rate_limit`` | RateLimitedError | retriable, spends no budget |
 | 401, 403: our API key is refused | GatewayUnavailableError | retriable |
 | 402 | by `BY_DECLINE_CODE`, else CardDeclinedError | terminal, decisive |
 | 409 ``idempotency_key_in_use`` | KeyInUseError | unknown |
@@ -46,6 +46,7 @@ from steps.gateways.errors import (
     PaymentNotFoundError,
     RateLimitedError,
 )
+from steps.gateways.http_calls import pause_of
 from steps.gateways.stripe.calls import UnansweredError
 
 REPLAYED_HEADER: Final = "idempotent-replayed"
@@ -144,7 +145,7 @@ def unreadable(reason: str, *, is_replayed: bool) -> PaymentError:
 
 def _error_of_refusal(refusal: Refusal) -> PaymentError:
     match refusal:
-        case Refusal(status=429):
+        case Refusal(status=429) | Refusal(status=400, code="rate_limit"):
             return RateLimitedError(
                 "Stripe asks for fewer requests",
                 code=refusal.code or "rate_limited",
@@ -200,7 +201,6 @@ def _refusal_of(error: stripe.StripeError) -> Refusal:
     said: Any = body.get("error") if isinstance(body, dict) else None
     fields: dict[str, Any] = said if isinstance(said, dict) else {}
     headers = error.headers or {}
-    retry_after = str(headers.get("retry-after", ""))
     return Refusal(
         status=error.http_status or 0,
         kind=str(fields.get("type") or ""),
@@ -209,6 +209,6 @@ def _refusal_of(error: stripe.StripeError) -> Refusal:
         param=str(fields.get("param") or ""),
         message=str(fields.get("message") or ""),
         is_replayed=headers.get(REPLAYED_HEADER) == "true",
-        retry_after=timedelta(seconds=int(retry_after)) if retry_after.isdecimal() else None,
+        retry_after=pause_of(str(headers.get("retry-after", ""))),
         request_id=str(headers.get("request-id", "")),
     )

@@ -57,6 +57,8 @@ class Session:
         except stripe.StripeError as error:
             # Its own text may quote a whole answer, so it is not kept as the cause.
             raise as_error(error_of(error)) from None
+        except AttributeError as error:  # the client met an ``error`` that is no JSON object
+            raise as_error(unreadable("no error object", is_replayed=False)) from error
 
     def _whole(self, body: dict[str, Any]) -> dict[str, Any]:
         """Stripe shows ten refunds with a charge; where there are more, all are fetched."""

@@ -115,7 +115,15 @@ def test_an_answer_that_is_not_the_gateways_is_unknown(answer: bytes) -> None:
         authorize(gateway, "order")
 
 
-@pytest.mark.parametrize("garbage", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nConte"])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 200 OK\r\nConte",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nhtml",
+    ],
+)
 def test_a_broken_connection_is_unknown(garbage: bytes) -> None:
     with (
         scripted_peer(lambda connection: connection.sendall(garbage)) as base_url,

@@ -308,6 +308,9 @@ def test_any_order_reference_can_be_searched(
         b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhtml",
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nhtml",
         b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+        b'HTTP/1.1 502 Bad Gateway\r\nContent-Length: 14\r\n\r\n{"error": 502}',
+        b'HTTP/1.1 400 Bad Request\r\nContent-Length: 15\r\n\r\n{"error": null}',
+        b'HTTP/1.1 400 Bad Request\r\nContent-Length: 16\r\n\r\n{"error": ["x"]}',
     ],
 )
 def test_an_answer_that_is_not_stripes_is_unknown(answer: bytes) -> None:
