@@ -240,3 +240,16 @@ def test_a_clock_that_was_set_back_keeps_it_open_no_longer_than_it_opens_for(
     assert refused.value.retry_after is not None
     assert refused.value.retry_after <= BREAKER.open_for * 1.5
     trial(here)
+
+
+def test_a_clock_that_was_set_back_keeps_a_killed_trials_place_no_longer_than_its_call(
+    here: Circuit,
+    server: SharedServer,  # noqa: F811 - the fixture
+) -> None:
+    ended(here, [OUTAGE] * 3)
+    trial(here, asked=request("lost", takes=0.1))
+    server.client.hincrby("tests:{circuit.bank}", "trial_until", 3600 * 10**6)
+
+    with pytest.raises(NotLetThrough):
+        here.enter(request())
+    trial(here)

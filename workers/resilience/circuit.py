@@ -63,7 +63,7 @@ end
 """
 
 _ENTER: Final = f"""
--- KEYS[1] circuit  hash  open_until, trial, trial_until (µs); absent while it is closed
+-- KEYS[1] circuit  hash  open_until, trial, trial_until, trial_for (µs); absent while it is closed
 -- KEYS[2] counts   hash  calls (c) and outages (o) by number of the window
 -- ARGV    token, trial lease (µs), within (µs), open_for (µs)
 {_COUNTING}
@@ -78,8 +78,14 @@ if open_until > now + ARGV[4] then -- the clock was set back
 end
 if open_until > now then return {{'open', text(open_until - now)}} end
 local trial_until = tonumber(redis.call('HGET', KEYS[1], 'trial_until') or 0)
+local latest = now + (redis.call('HGET', KEYS[1], 'trial_for') or 0)
+if trial_until > latest then -- likewise
+    trial_until = latest
+    redis.call('HSET', KEYS[1], 'trial_until', text(trial_until))
+end
 if trial_until > now then return {{'trial_under_way', text(trial_until - now)}} end
-redis.call('HSET', KEYS[1], 'trial', ARGV[1], 'trial_until', text(now + ARGV[2]))
+redis.call('HSET', KEYS[1], 'trial', ARGV[1], 'trial_until', text(now + ARGV[2]),
+    'trial_for', ARGV[2])
 return {{'trial', '0'}}
 """
 
