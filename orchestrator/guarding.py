@@ -35,6 +35,8 @@ class Verdict(StrEnum):
 def judged(error: BaseException) -> Verdict:
     """The verdict on errors of the engine and of Python; adapters have tables of their own."""
     match error:
+        case OutcomeUnknown(code="send_by_passed"):
+            return Verdict.NOTHING  # an earlier call of the attempt was sent, this one was not
         case OutcomeUnknown() | TimeoutError() | ConnectionError():
             return Verdict.OUTAGE
         case Terminal():

@@ -34,6 +34,10 @@ class GatewayUnavailableError(PaymentError, Retriable):
     """The gateway refused the request and vouched in its answer that nothing happened."""
 
 
+class BalanceTooLowError(PaymentError, Retriable):
+    """What the gateway holds for us does not cover the refund now; it may tomorrow."""
+
+
 class RateLimitedError(PaymentError, Retriable):
     """Too many requests; the gateway did not look at this one, so it spends no budget."""
 

@@ -12,6 +12,7 @@ from typing import Final
 from orchestrator.guarding import Verdict, judged
 from steps.gateways.errors import (
     AuthenticationRequiredError,
+    BalanceTooLowError,
     GatewayServerError,
     GatewayTimeoutError,
     GatewayUnavailableError,
@@ -29,6 +30,7 @@ VERDICTS: Final[Mapping[type[BaseException], Verdict]] = {
     GatewayUnavailableError: Verdict.OUTAGE,
     LookupFailedError: Verdict.OUTAGE,
     RateLimitedError: Verdict.ANSWERED,
+    BalanceTooLowError: Verdict.ANSWERED,
     KeyInUseError: Verdict.ANSWERED,
     KeyConflictError: Verdict.ANSWERED,
     AuthenticationRequiredError: Verdict.ANSWERED,

@@ -69,7 +69,7 @@ def context(guards: OnlyTheFirst, *, direction: str = "forward") -> StepContext[
         signal=None,
         now=datetime.now(UTC),
         resources=Resources(factories={Guards: lambda: guards}),
-        lease=Lease(valid_until=now + 10, ends_at=now + 10),
+        lease=Lease(valid_until=now + 60, ends_at=now + 60),
         calls=POLICY,
     )
 
@@ -177,6 +177,7 @@ ANSWERS = [
     errors.KeyConflictError("other parameters"),
     errors.AuthenticationRequiredError(challenge_url="https://bank.example/", reference="p"),
     errors.GatewayServerError("a stored 500", is_replayed=True),
+    errors.BalanceTooLowError("no refund today"),
 ]
 OUTAGES = [
     errors.NetworkError("refused"),
@@ -197,7 +198,15 @@ def test_silence_and_failure_count_against_a_gateway(error: Exception) -> None:
     assert of_gateway(error) is Verdict.OUTAGE
 
 
-@pytest.mark.parametrize("error", [Retriable("send-by passed"), KeyError("a bug of ours")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Retriable("send-by passed"),
+        OutcomeUnknown("after another call", code="send_by_passed"),
+        KeyError("a bug of ours"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
 def test_what_was_never_sent_says_nothing_of_a_gateway(error: Exception) -> None:
     assert of_gateway(error) is judged(error) is Verdict.NOTHING
 

@@ -8,6 +8,7 @@ import stripe
 
 from orchestrator.errors import OutcomeUnknown, Retriable, Terminal
 from steps.gateways.errors import (
+    BalanceTooLowError,
     CardDeclinedError,
     FraudBlockedError,
     GatewayServerError,
@@ -136,7 +137,7 @@ def no_answer(*, was_sent: bool) -> stripe.StripeError:
         (refused(400, code="rate_limit"), RateLimitedError, Retriable),
         (refused(401), GatewayUnavailableError, Retriable),
         (refused(403), GatewayUnavailableError, Retriable),
-        (refused(400, code="balance_insufficient"), GatewayUnavailableError, Retriable),
+        (refused(400, code="balance_insufficient"), BalanceTooLowError, Retriable),
         (refused(402, "card_error", code="card_declined"), CardDeclinedError, Terminal),
         (refused(402, "card_error", decline_code="fraudulent"), FraudBlockedError, Terminal),
         (

@@ -31,6 +31,7 @@ import stripe
 
 from orchestrator.errors import OutcomeUnknown
 from steps.gateways.errors import (
+    BalanceTooLowError,
     CardDeclinedError,
     FraudBlockedError,
     GatewayServerError,
@@ -79,9 +80,9 @@ class Refusal:
 _Build = Callable[[Refusal], PaymentError]
 
 
-def _unavailable(refusal: Refusal) -> PaymentError:
-    return GatewayUnavailableError(
-        f"Stripe does not do this now: {refusal.code}", code=refusal.code, details=refusal.details
+def _balance_too_low(refusal: Refusal) -> PaymentError:
+    return BalanceTooLowError(
+        "our balance at Stripe is too low for this now", code=refusal.code, details=refusal.details
     )
 
 
@@ -97,7 +98,7 @@ def _not_found(refusal: Refusal) -> PaymentError:
 
 BY_CODE: Final[Mapping[str, _Build]] = {
     "resource_missing": _not_found,
-    "balance_insufficient": _unavailable,  # for a refund; it may be there tomorrow
+    "balance_insufficient": _balance_too_low,
 }
 
 BY_DECLINE_CODE: Final[Mapping[str, type[CardDeclinedError | FraudBlockedError]]] = {
