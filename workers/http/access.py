@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars
 
 from orchestrator.instrumentation import emit
 from orchestrator.redaction import without_card_data
@@ -25,7 +25,9 @@ _FAILURE: Final = 400
 class AccessLog:
     """Gives each request an id, the caller's own where that is fit to print, and tells of its end.
 
-    The path is told as its route: what was typed into it may be anything.
+    The path is told as its route: what was typed into it may be anything. It stands around the
+    whole application, where a fault of ours has become an answer. The server logs the traceback
+    behind us, in the same task and so under the same id.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -48,11 +50,11 @@ class AccessLog:
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
-        with bound_contextvars(request_id=request_id):
-            try:
-                await self._app(scope, receive, tell)
-            finally:
-                _tell(scope, status, time.monotonic() - began)
+        bind_contextvars(request_id=request_id)
+        try:
+            await self._app(scope, receive, tell)
+        finally:
+            _tell(scope, status, time.monotonic() - began)
 
 
 def _tell(scope: Scope, status: int, seconds: float) -> None:

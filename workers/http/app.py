@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from workers.http import health, sagas, webhooks
-from workers.http.access import AccessLog
 from workers.http.documentation import complete
 from workers.http.edge import THREADS, Edge
 from workers.http.limits import HeaderLimit
@@ -54,6 +53,5 @@ def build_app(settings: Settings) -> FastAPI:
     for each in (sagas, webhooks, health):
         app.include_router(each.router)
     app.add_middleware(HeaderLimit)
-    app.add_middleware(AccessLog)
     complete(app.openapi())
     return app

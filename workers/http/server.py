@@ -11,6 +11,7 @@ from typing import Final
 import uvicorn
 
 from workers import telemetry
+from workers.http.access import AccessLog
 from workers.http.app import build_app
 from workers.http.limits import MAX_HEADER_BYTES
 from workers.settings import Settings
@@ -31,7 +32,7 @@ def serve(settings: Settings, *, host: str, port: int, tell: Callable[[str], Non
         SettingsError: a setting that it needs is missing or wrong.
         OSError: somebody else listens there.
     """
-    app = build_app(settings)
+    app = AccessLog(build_app(settings))
     listener = _listen(host, port)
     telemetry.configure(settings)
     config = uvicorn.Config(
