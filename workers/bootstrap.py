@@ -166,24 +166,12 @@ def build_coordinator(
     )
 
 
-def webhook_inbox(
-    settings: Settings, *, database: Database | None = None, client: SagaClient | None = None
-) -> WebhookInbox:
+def webhook_inbox(settings: Settings, *, database: Database, client: SagaClient) -> WebhookInbox:
     """Return the inbox of the gateways' webhooks; opens nothing before its first call.
 
-    Args:
-        database, client: of a process that has them; else they are built for the inbox alone.
-
     Raises:
-        SettingsError: no database is set, or the gateway lacks its key or its client.
+        SettingsError: the gateway lacks its key or its client.
     """
-    if database is None:
-        engine = build_engine(settings, pool_size=CLIENT_CONNECTIONS, name="amends webhooks")
-        database = Database(engine)
-    if client is None:
-        client = SagaClient(
-            database.engine, build_doorbell(settings), definitions=definitions(settings)
-        )
     gateways: dict[str, Callable[[], PaymentGateway]] = {}
     if settings.has_gateway:
         _check_gateway(settings)

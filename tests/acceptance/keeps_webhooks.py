@@ -13,8 +13,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TypeVar
 
+from orchestrator.client import SagaClient
 from orchestrator.seam import intercepted
-from workers.bootstrap import webhook_inbox
+from orchestrator.storage.database import Database
+from workers.bootstrap import build_doorbell, build_engine, definitions, webhook_inbox
 from workers.settings import Settings
 
 T = TypeVar("T")
@@ -39,7 +41,10 @@ def main() -> None:
 
 
 def serve(*, processes: bool) -> None:
-    inbox = webhook_inbox(Settings.load())
+    settings = Settings.load()
+    engine = build_engine(settings, pool_size=2)
+    client = SagaClient(engine, build_doorbell(settings), definitions=definitions(settings))
+    inbox = webhook_inbox(settings, database=Database(engine), client=client)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
