@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS note (
     value TEXT NOT NULL,
     PRIMARY KEY (reference, name)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS note_value ON note (name, value);
+CREATE INDEX IF NOT EXISTS note_value_in_any_case ON note (name, value COLLATE NOCASE);
 """
 
 
@@ -53,9 +53,10 @@ class Notes:
         return {row["name"]: row["value"] for row in rows}
 
     def bearing(self, name: str, value: str) -> list[str]:
-        """The references of everything that bears this note, in order."""
+        """The references of everything that bears this note, in order; case is not told apart."""
         rows = self._db.execute(
-            "SELECT reference FROM note WHERE name = ? AND value = ? ORDER BY reference",
+            "SELECT reference FROM note WHERE name = ? AND value = ? COLLATE NOCASE "
+            "ORDER BY reference",
             (name, value),
         )
         return [row["reference"] for row in rows]

@@ -1,8 +1,9 @@
 """`PaymentGateway` over Stripe's payment intents, captured by hand.
 
 Stripe finds nothing by an idempotency key, so an intent bears its key and our order in its
-metadata, and is searched by them. Its search lags; `retrieve` does not. It takes amounts to capture
-and to refund without a currency, so those first look at the payment they are about.
+metadata, and is searched by them. Its search lags and takes `A` for `a`; `retrieve` does neither. It
+takes amounts to capture and to refund without a currency, so those first look at the payment they
+are about.
 """
 
 from __future__ import annotations
@@ -261,7 +262,12 @@ def _found(session: Session, named: dict[str, str]) -> Sequence[ChargeResult]:
         "limit": _LARGEST_PAGE,
         "expand": [f"data.{each}" for each in answers.WHOLE],
     }
-    return session.question(lambda v1: v1.payment_intents.search(asked), answers.payments)
+    found = session.question(lambda v1: v1.payment_intents.search(asked), answers.payments)
+    return tuple(each for each in found if value == _name_of(each, metadata))
+
+
+def _name_of(payment: ChargeResult, metadata: str) -> str:
+    return payment.key if metadata == answers.AUTHORIZE_KEY else payment.order_reference
 
 
 def _retrieved(session: Session, reference: str) -> ChargeResult:

@@ -299,6 +299,18 @@ def test_any_order_reference_can_be_searched(
     assert [each.reference for each in found] == [payment.reference]
 
 
+def test_a_search_that_knows_no_case_finds_no_payment_of_others(
+    stripe_gateway: StripeGateway, order: str
+) -> None:
+    ours, others = authorize(stripe_gateway, f"{order}-a"), authorize(stripe_gateway, f"{order}-A")
+
+    by_order = stripe_gateway.find(order_reference=f"{order}-a", timeout_seconds=LONG)
+    by_key = stripe_gateway.find(key=f"{order}-A:authorize", timeout_seconds=LONG)
+
+    assert [each.reference for each in by_order] == [ours.reference]
+    assert [each.reference for each in by_key] == [others.reference]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
