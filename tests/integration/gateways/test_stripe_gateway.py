@@ -142,6 +142,25 @@ def test_nothing_is_sent_twice_by_itself(
     assert len(effects_asked_of(judge, order)) == 1
 
 
+def test_a_call_is_at_most_three_requests(
+    stripe_gateway: StripeGateway, judge: SandboxJudge, order: str
+) -> None:
+    """What docs/resilience.md says of a rate's slots: each is one call."""
+
+    def requests_of(call: Callable[[], object]) -> int:
+        before = len(list(judge.requests()))
+        call()
+        return len(list(judge.requests())) - before
+
+    held = authorize(stripe_gateway, order)
+    again = CaptureRequest(reference=held.reference, amount=PRICE)
+    refund = RefundRequest(reference=held.reference, amount=PRICE)
+
+    assert requests_of(lambda: capture(stripe_gateway, held)) == 2
+    assert requests_of(lambda: stripe_gateway.capture(again, key="k", timeout_seconds=LONG)) == 3
+    assert requests_of(lambda: stripe_gateway.refund(refund, key="r", timeout_seconds=LONG)) == 2
+
+
 def test_the_question_and_the_call_share_one_deadline(
     stripe_gateway: StripeGateway, judge: SandboxJudge, order: str
 ) -> None:
