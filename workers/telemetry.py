@@ -10,6 +10,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -187,14 +188,35 @@ def _renderer(settings: Settings) -> list[Processor]:
     )
     if is_console:
         plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        return [redact_event, plain, redact_line]
+        return [redact_event, _whatever_is_said(plain), redact_line]
     frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [
         structlog.processors.ExceptionRenderer(frames),
         redact_event,
-        structlog.processors.JSONRenderer(default=str),
+        _whatever_is_said(structlog.processors.JSONRenderer(default=str)),
         redact_line,
     ]
+
+
+def _whatever_is_said(render: Processor) -> Processor:
+    """Render what cannot be rendered as text: a step must not fail by telling of its work."""
+
+    def rendered(logger: Any, method: str, event: MutableMapping[str, Any]) -> Any:
+        try:
+            return render(logger, method, dict(event))
+        except Exception:  # noqa: BLE001 - of an object's text, or a name that JSON does not have
+            told = {name: _as_text(name, each) for name, each in event.items()}
+            return render(logger, method, told)
+
+    return rendered
+
+
+def _as_text(name: str, value: Any) -> Any:
+    with suppress(Exception):
+        text = repr(value)  # also of a number: there is a longest that becomes text
+        is_plain = value is None or isinstance(value, str | bool | int | float)
+        return value if is_plain or name == "exc_info" else text
+    return "(unreadable)"
 
 
 def _configure_standard_library(

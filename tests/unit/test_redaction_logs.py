@@ -42,6 +42,10 @@ class Order:
     def __repr__(self):
         return f"Order(card={CARD}, cvv=123)"
 
+class Broken:
+    def __repr__(self):
+        raise ValueError(CARD)
+
 def fails():
     card_of_the_payer = CARD
     try:
@@ -55,6 +59,8 @@ ours.info("really %s retry? 100%", plain=1)
 ours.info("paid with " + CARD)
 ours.info("fields", card=CARD, number=int(CARD), raw=CARD.encode(), cvv=123, deep=[{CARD: 1}])
 ours.info("objects", order=Order(), password="hunter2")
+ours.info("pairs", counted={("a", CARD): 1}, plain=1)
+ours.info("broken", order=Broken(), deep=[Broken()], number=10**5000, plain=1)
 structlog.contextvars.bind_contextvars(bound=CARD)
 try:
     fails()
@@ -124,7 +130,18 @@ def test_a_line_in_json_stays_json() -> None:
     failed = [each for each in events if each["event"].startswith("failed")]
     assert (fields["card"], fields["number"], fields["cvv"]) == (HIDDEN, HIDDEN, "[REDACTED_CVV]")
     assert [each["exception"][0]["exc_value"] for each in failed] == [f"not a card: {HIDDEN}"] * 2
-    assert len(events) == 12
+    assert len(events) == 14
+
+
+def test_no_line_fails_for_what_is_said_in_it() -> None:
+    """A step that has taken money must not fail by telling of it."""
+    events = [json.loads(each) for each in spoken(SPEAKS, "json").splitlines() if each[:1] == "{"]
+    told = {each["event"]: each for each in events}
+
+    assert told["pairs"]["counted"] == f"{{('a', '{HIDDEN}'): 1}}"
+    assert told["broken"]["plain"] == told["pairs"]["plain"] == 1
+    assert {told["broken"][each] for each in ("order", "deep", "number")} == {"(unreadable)"}
+    assert "(unreadable)" in spoken(SPEAKS, "console")
 
 
 def test_who_sets_up_logging_himself_gets_the_filter_too() -> None:
