@@ -16,6 +16,7 @@ import sqlalchemy
 
 from orchestrator.storage.database import create_engine
 from tests.http_edge import NO_BROKER, HttpEdge, order, problem, serving, waits_for_lock
+from tests.integration.engine import read_only
 from tests.integration.http.test_webhook_endpoint import event
 from tests.servers import Databases
 from tests.worker_processes import until
@@ -125,6 +126,20 @@ def test_without_its_database_a_server_says_so_and_comes_back(
         assert (edge.sagas(), edge.webhooks()) == (1, 0)
         assert edge.post(body, "a").status_code == 201
         assert edge.deliver(delivery).json() == {"is_first": True}
+
+
+def test_a_server_that_became_a_standby_is_left_for_the_new_primary(
+    database: str, tmp_path: Path
+) -> None:
+    """What it answers is no fault of ours, and its connections are not kept for another try."""
+    body = order("S-1")
+    with serving(database, tmp_path) as edge:
+        with read_only(database):
+            edge.engine.dispose()
+            for _ in range(3):
+                problem(edge.post(body, "a"), 503, "database_unavailable")
+
+        assert edge.post(body, "a").status_code == 201
 
 
 def test_without_a_broker_sagas_start(database: str, tmp_path: Path) -> None:
