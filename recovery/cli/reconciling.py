@@ -41,6 +41,7 @@ COLUMNS = (
     "state",
     "action",
     "last_error",
+    "why",
 )
 _ID = re.compile(r"(?:-?[0-9a-fA-F]){4,32}")
 _DAY = click.DateTime(formats=["%Y-%m-%d"])

@@ -24,10 +24,10 @@ from recovery.reconciliation.business_day import BusinessDay
 from recovery.reconciliation.discrepancies import DiscrepancyType
 from recovery.reconciliation.handlers import Handler, Handlers
 from recovery.reconciliation.pages import about_finding, about_rest, let_be_over
-from recovery.reconciliation.records import InvalidRow, Row, TransactionRecord
+from recovery.reconciliation.records import InvalidRow, Row, TransactionRecord, as_told, row_of
 from recovery.reconciliation.storage.comparison import comparison, session
 from recovery.reconciliation.storage.findings import Finding, Findings, Run, lock
-from steps.gateways.payment import PaymentGateway, ReportLine
+from steps.gateways.payment import PaymentGateway, ReportLine, UnreadableLine
 
 PAGE_SECONDS: Final = 60.0
 """How long a gateway may take for one page of its report."""
@@ -206,8 +206,8 @@ class DailyReconciliation:
         gateway = self._gateway
         before, after = day.day - timedelta(days=1), day.day + timedelta(days=1)
         return Reports(
-            day=_rows(gateway.list(day.day, timeout_seconds=PAGE_SECONDS)),
-            before=_rows(gateway.list(before, timeout_seconds=PAGE_SECONDS)),
+            day=map(row_of, gateway.list(day.day, timeout_seconds=PAGE_SECONDS)),
+            before=map(row_of, gateway.list(before, timeout_seconds=PAGE_SECONDS)),
             after=_until(gateway.list(after, timeout_seconds=PAGE_SECONDS), day),
         )
 
@@ -248,23 +248,19 @@ class DailyReconciliation:
         let_be_over(self._alerts, abouts)
 
 
-def _rows(lines: Iterable[ReportLine]) -> Iterator[Row]:
-    return (TransactionRecord.of(each) for each in lines)
-
-
-def _until(lines: Iterable[ReportLine], day: BusinessDay) -> Iterator[Row]:
+def _until(lines: Iterable[ReportLine | UnreadableLine], day: BusinessDay) -> Iterator[Row]:
     """The beginning of the next day's report, read no further than the margin."""
     for each in lines:
-        if each.at >= day.end + day.margin:
+        if isinstance(each, ReportLine) and each.at >= day.end + day.margin:
             return
-        yield TransactionRecord.of(each)
+        yield row_of(each)
 
 
 def _of_day(rows: Iterable[Row], day: BusinessDay) -> Iterator[Row]:
     """The day's own report: a row of another day says that it is not the day's."""
     for each in rows:
         if isinstance(each, TransactionRecord) and _has_moment(each) and not day.holds(each.at):
-            yield InvalidRow(why=f"it is not of {day.day}")
+            yield InvalidRow(why=f"it is not of {day.day}", raw=as_told(each))
         else:
             yield each
 

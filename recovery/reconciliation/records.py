@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
-from steps.gateways.payment import MovementKind, ReportLine
+from steps.gateways.payment import MovementKind, ReportLine, UnreadableLine
 from steps.money import LARGEST_MINOR
 
 MOVED: Final = "moved"
@@ -54,12 +54,32 @@ class TransactionRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvalidRow:
-    """A row that says nothing that could be compared, and why."""
+    """A row that says nothing that could be compared: why, and the row as it came, if it did.
+
+    What is kept of `raw` is redacted.
+    """
 
     why: str
+    raw: str = field(default="", repr=False)
 
 
 Row = TransactionRecord | InvalidRow
+
+
+def row_of(line: ReportLine | UnreadableLine) -> Row:
+    """Return a line of a gateway's report as a row."""
+    if isinstance(line, UnreadableLine):
+        return InvalidRow(why="it is not as the gateway promises", raw=line.raw)
+    return TransactionRecord.of(line)
+
+
+def as_told(record: TransactionRecord) -> str:
+    """Return a record as one line for a person; its fields may be of any type."""
+    told = (getattr(record, each) for each in record.__dataclass_fields__)
+    try:
+        return ",".join("" if each is None else str(each) for each in told)
+    except Exception:  # noqa: BLE001 - a stranger's object; a bad row ends no run
+        return "it cannot be printed"
 
 
 def trouble_with(record: TransactionRecord) -> str | None:

@@ -76,18 +76,19 @@ def _cells(line: str) -> list[str] | None:
 
 
 def _row(line: str, names: list[str]) -> Row:
+    line = line.rstrip("\r\n")
     cells = _cells(line)
     if cells is None or len(cells) != len(names):
-        return InvalidRow(why="not as many cells as the file has columns")
+        return InvalidRow(why="not as many cells as the file has columns", raw=line)
     told = dict(zip(names, cells, strict=True))
     if told["operation"] not in _OPERATIONS:
-        return InvalidRow(why="an operation that is not known")
+        return InvalidRow(why="an operation that is not known", raw=line)
     if not _MINOR.fullmatch(told["amount_minor"]):
-        return InvalidRow(why="the amount is no number of minor units")
+        return InvalidRow(why="the amount is no number of minor units", raw=line)
     try:
         at = datetime.fromisoformat(told["at"])
     except ValueError:
-        return InvalidRow(why="no moment with a zone")
+        return InvalidRow(why="no moment with a zone", raw=line)
     is_failed = told["operation"] == MovementKind.REFUND_FAILED
     return TransactionRecord(
         reference=told["reference"],

@@ -162,6 +162,16 @@ class ReportLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableLine:
+    """A line of the report that is not as its gateway promises; it may tell of any movement.
+
+    `raw` is what came, as JSON. Nobody has redacted it.
+    """
+
+    raw: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayCapabilities:
     """The facts in which gateways differ, as data for the steps and the engine's settling.
 
@@ -272,9 +282,13 @@ class PaymentGateway(Protocol):
         """
         ...
 
-    def list(self, day: date, *, timeout_seconds: float) -> Iterator[ReportLine]:
+    def list(self, day: date, *, timeout_seconds: float) -> Iterator[ReportLine | UnreadableLine]:
         """Every movement of money on `day` in `capabilities.business_zone`, in order.
 
-        Read page by page as the caller consumes it; each page may last `timeout_seconds`.
+        Read page by page as the caller consumes it; each page may last `timeout_seconds`. A line
+        that cannot be read spoils no other, but a page that cannot be read ends the report.
+
+        Raises:
+            LookupFailedError: a page did not come whole; what was read is not the day.
         """
         ...

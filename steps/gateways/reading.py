@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
+
+from steps.gateways.payment import UnreadableLine
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -25,6 +28,7 @@ def promised(read: Callable[[Json], T]) -> Callable[[Json], T]:
             AttributeError,
             IndexError,
             KeyError,
+            OSError,  # of a moment that the machine's clock has no room for
             OverflowError,
             TypeError,
             ValueError,
@@ -39,3 +43,26 @@ def text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("text expected")
     return value
+
+
+def each_line(
+    lines: object, read: Callable[[Json], T], *, shown: Callable[[Any], object] = lambda line: line
+) -> list[T | UnreadableLine]:
+    """Read the lines of a report's page, each by itself; `shown` is what one may be shown by.
+
+    Raises:
+        TypeError: these are no lines.
+    """
+    if not isinstance(lines, list):
+        raise TypeError("a list expected")
+    return [_line(each, read, shown) for each in lines]
+
+
+def _line(
+    line: Any, read: Callable[[Json], T], shown: Callable[[Any], object]
+) -> T | UnreadableLine:
+    try:
+        return promised(read)(line)
+    except UnreadableAnswerError:
+        raw = json.dumps(shown(line), ensure_ascii=False, default=str)
+        return UnreadableLine(raw=raw)

@@ -83,7 +83,7 @@ def play(stage: Stage) -> list[Expectation]:
         each
         for date in sorted({(midnight - timedelta(hours=1)).date(), midnight.date()})
         for each in gateway.list(date, timeout_seconds=10)
-        if each.at < midnight
+        if isinstance(each, ReportLine) and each.at < midnight
     ]
     gateway.close()
     report, empty = stage.directory / "report.csv", stage.directory / "empty.csv"

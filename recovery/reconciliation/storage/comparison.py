@@ -22,12 +22,14 @@ from orchestrator.redaction import redact
 from orchestrator.storage.database import Database
 from recovery.reconciliation.business_day import BusinessDay
 from recovery.reconciliation.discrepancies import Discrepancy, DiscrepancyType
-from recovery.reconciliation.records import InvalidRow, Row, trouble_with
+from recovery.reconciliation.records import InvalidRow, Row, as_told, trouble_with
 from recovery.reconciliation.storage import comparison_statements as statements
 
 BATCH = 10_000
 SAGAS_AT_ONCE = 20_000
 PAGE = 1_000
+_LONGEST_RAW = 10_000
+_LONGEST_WHY = 300
 
 Side = Literal["internal", "gateway"]
 
@@ -176,9 +178,10 @@ def comparison(connection: psycopg.Connection[Any]) -> Comparison:
 
 def _values(row: Row) -> tuple[Any, ...]:
     """The row as COPY takes it, with names masked as the saga log masks them."""
-    why = row.why if isinstance(row, InvalidRow) else trouble_with(row)
-    if why is not None or isinstance(row, InvalidRow):
-        return (*(None,) * 9, why)
+    if isinstance(row, InvalidRow):
+        return (*(None,) * 9, _why(row))
+    if (why := trouble_with(row)) is not None:
+        return (*(None,) * 9, _why(InvalidRow(why=why, raw=as_told(row))))
     return (
         row.kind,
         redact(row.reference),
@@ -191,6 +194,12 @@ def _values(row: Row) -> tuple[Any, ...]:
         row.key and redact(row.key),
         None,
     )
+
+
+def _why(row: InvalidRow) -> str:
+    """Why it is invalid, and the row itself: redacted, then cut, on one line for a person."""
+    said = redact(f"{row.why}: {row.raw}"[:_LONGEST_RAW] if row.raw else row.why)[:_LONGEST_WHY]
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in said)
 
 
 def _bounds(day: BusinessDay) -> dict[str, Any]:

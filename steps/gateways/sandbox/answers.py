@@ -5,7 +5,6 @@ Every function raises `UnreadableAnswerError` where the JSON is not what the gat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 
 from steps.gateways.carrier import Shipment
@@ -18,8 +17,9 @@ from steps.gateways.payment import (
     RefundResult,
     RefundStatus,
     ReportLine,
+    UnreadableLine,
 )
-from steps.gateways.reading import Json, promised, text
+from steps.gateways.reading import Json, each_line, promised, text
 from steps.money import Money
 
 
@@ -80,9 +80,12 @@ def shipments(body: Json) -> tuple[Shipment, ...]:
 
 
 @promised
-def report_page(body: Json) -> tuple[Iterable[ReportLine], int | None]:
-    """One page of the report and where the next one starts."""
-    return [_report_line(each) for each in body["lines"]], body["next"]
+def report_page(body: Json) -> tuple[list[ReportLine | UnreadableLine], int | None]:
+    """One page of the report, and where the next one starts; None ends it."""
+    following = body["next"]
+    if following is not None and type(following) is not int:
+        raise TypeError("a number expected")
+    return each_line(body["lines"], _report_line), following
 
 
 def _report_line(body: Json) -> ReportLine:

@@ -21,6 +21,7 @@ from steps.gateways.payment import (
     RefundRequest,
     RefundResult,
     ReportLine,
+    UnreadableLine,
 )
 from steps.gateways.sandbox import answers
 from steps.gateways.sandbox.calls import KEY_MAX_LENGTH, ask, perform
@@ -137,7 +138,7 @@ class SandboxGateway:
             read=answers.payments,
         )
 
-    def list(self, day: date, *, timeout_seconds: float) -> Iterator[ReportLine]:
+    def list(self, day: date, *, timeout_seconds: float) -> Iterator[ReportLine | UnreadableLine]:
         after: int | None = 0
         while after is not None:
             lines, after = ask(

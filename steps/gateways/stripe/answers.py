@@ -20,8 +20,9 @@ from steps.gateways.payment import (
     RefundResult,
     RefundStatus,
     ReportLine,
+    UnreadableLine,
 )
-from steps.gateways.reading import Json, promised, text
+from steps.gateways.reading import Json, each_line, promised, text
 from steps.gateways.stripe.amounts import from_stripe_units
 from steps.money import Money
 
@@ -119,16 +120,18 @@ EVENTS: Final = {
 class ReportPage:
     """Lines, newest first, and the event after which the next page begins; None ends it."""
 
-    lines: Sequence[ReportLine]
+    lines: Sequence[ReportLine | UnreadableLine]
     last_id: str | None
 
 
 @promised
 def report_page(body: Json) -> ReportPage:
     """A page of events."""
-    events: list[Json] = body["data"]
-    lines = [line for each in events if (line := _report_line(each))]
-    return ReportPage(lines=lines, last_id=events[-1]["id"] if body["has_more"] else None)
+    events, has_more = body["data"], body["has_more"]
+    if not isinstance(has_more, bool):
+        raise TypeError("whether there is more expected")
+    lines = [each for each in each_line(events, _report_line, shown=_told_by) if each is not None]
+    return ReportPage(lines=lines, last_id=text(events[-1]["id"]) if has_more else None)
 
 
 def _report_line(event: Json) -> ReportLine | None:
@@ -149,6 +152,22 @@ def _report_line(event: Json) -> ReportLine | None:
         key=_key_of(event, kind),
         at=_instant(event),
     )
+
+
+_TOLD: Final = frozenset({"id", "object", "payment_intent", "currency", "created", "type"})
+
+
+def _told_by(event: Any) -> object:
+    """What a person needs of an event to find it; its object also tells of the payer."""
+    match event:
+        case {"data": {"object": {**moved}}}:
+            amounts = {amount for _, amount in EVENTS.values()}
+            told = {name: each for name, each in moved.items() if name in _TOLD | amounts}
+            return {name: each for name, each in event.items() if name in _TOLD} | {"data": told}
+        case {**fields}:
+            return {name: each for name, each in fields.items() if name in _TOLD}
+        case _:
+            return event
 
 
 def _refunds_of(intent: Json) -> list[Json]:

@@ -32,6 +32,7 @@ from steps.gateways.payment import (
     RefundRequest,
     RefundResult,
     ReportLine,
+    UnreadableLine,
 )
 from steps.gateways.reading import Json
 from steps.gateways.stripe import answers, refusals
@@ -200,7 +201,7 @@ class StripeGateway:
             "gateway.find", timeout_seconds, lambda session: _found(session, named)
         )
 
-    def list(self, day: date, *, timeout_seconds: float) -> Iterator[ReportLine]:
+    def list(self, day: date, *, timeout_seconds: float) -> Iterator[ReportLine | UnreadableLine]:
         """Every movement of money on a UTC day, from Stripe's events.
 
         Stripe keeps events for 30 days, and tells the newest first: an hour's are kept in memory.
@@ -217,7 +218,7 @@ class StripeGateway:
 
     def _pages(
         self, start: datetime, end: datetime, timeout_seconds: float
-    ) -> Iterator[Sequence[ReportLine]]:
+    ) -> Iterator[Sequence[ReportLine | UnreadableLine]]:
         asked: dict[str, Any] = {
             "created": {"gte": int(start.timestamp()), "lt": int(end.timestamp())},
             "types": list(answers.EVENTS),

@@ -320,16 +320,18 @@ def test_a_bad_row_never_ends_the_run(engine: Engine, daily: DailyReconciliation
     completed(engine, "a")
     other_day = line("x", "capture", at=NOON - timedelta(days=3))
 
-    done = run(daily, [InvalidRow(why="torn"), *right("a"), other_day, line("x", "capture", -5)])
+    done = run(
+        daily, [InvalidRow(why="torn\x00"), *right("a"), other_day, line("x", "capture", -5)]
+    )
 
     assert done.run.matched_count == 2
     assert done.found == {"invalid_row": 4}
     rows = Findings(Database(engine.pool)).find(limit=10)
     theirs = [each.discrepancy for each in rows if each.discrepancy.side == "gateway"]
     assert {(each.name, each.why) for each in theirs} == {
-        ("row 1", "torn"),
-        ("row 4", f"it is not of {YESTERDAY}"),
-        ("row 5", "the amount is no number of minor units"),
+        ("row 1", "torn\N{REPLACEMENT CHARACTER}"),
+        ("row 4", f"it is not of {YESTERDAY}: p-x,100,EUR,{other_day.at},capture,moved,,x,"),
+        ("row 5", f"the amount is no number of minor units: p-x,-5,EUR,{NOON},capture,moved,,x,"),
     }
 
 
