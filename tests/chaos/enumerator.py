@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 LEASE_SECONDS = 0.3
 RING_PATIENCE_SECONDS = 0.2
-END_SECONDS = 30.0
+END_SECONDS = 90.0
 
 MODES = ("before", "after", "ambiguous", "stalled")
 

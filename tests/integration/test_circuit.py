@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,14 +14,19 @@ from orchestrator.guarding import Breaker, NotLetThrough, Request, Verdict
 from steps.gateways.errors import NetworkError
 from steps.gateways.outages import of_gateway
 from tests.integration.engine import events
-from tests.integration.shared_guards import other_server, request, server  # noqa: F401 - fixtures
+from tests.integration.shared_guards import (  # noqa: F401 - fixtures
+    _is_patient,
+    other_server,
+    request,
+    server,
+)
+from tests.worker_processes import until
 from workers.resilience.circuit import Circuit, Entered, through
 from workers.resilience.own_circuit import OwnCircuit
 from workers.resilience.shared_server import SharedServer
 
-BREAKER = Breaker(
-    failures=3, within=timedelta(seconds=5), open_for=timedelta(seconds=0.4), share=0.5
-)
+BREAKER = Breaker(failures=3, within=timedelta(minutes=5), open_for=timedelta(minutes=1), share=0.5)
+SOON = replace(BREAKER, open_for=timedelta(seconds=0.4))
 OUTAGE, ANSWERED, NOTHING = Verdict.OUTAGE, Verdict.ANSWERED, Verdict.NOTHING
 
 
@@ -30,18 +36,24 @@ def ended(circuit: Circuit, verdicts: Iterable[Verdict], *, key: str | None = No
         circuit.leave(circuit.enter(request(key or f"saga-{number}")), verdict)
 
 
-def trial(circuit: Circuit, *, seconds: float = 5.0, asked: Request | None = None) -> Entered:
-    """The first call that is let through, which is the trial."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            entered = circuit.enter(asked or request("trial"))
-        except NotLetThrough:
-            assert time.monotonic() < until, "no trial was let through"
-            time.sleep(0.01)
-        else:
-            assert entered.is_trial
-            return entered
+def may_be_tried(server: SharedServer) -> None:  # noqa: F811 - no fixture
+    """Make it open for so long that the next call is the trial."""
+    server.client.hset("tests:{circuit.bank}", "open_until", "0")
+
+
+def trial(circuit: Circuit, *, asked: Request | None = None) -> Entered:
+    """The next call, made when it may be tried."""
+    may_be_tried(circuit._server)
+    entered = circuit.enter(asked or request("trial"))
+    assert entered.is_trial
+    return entered
+
+
+def is_let_through(circuit: Circuit) -> bool:
+    try:
+        return circuit.enter(request("later")).is_trial
+    except NotLetThrough:
+        return False
 
 
 @pytest.fixture
@@ -107,15 +119,15 @@ def test_they_come_back_spread_and_not_before_it_may_be_tried(here: Circuit) -> 
         moments.add(round(refused.value.retry_after.total_seconds(), 3))
 
     assert len(moments) > 25
-    assert min(moments) > 0.2
-    assert max(moments) < 0.6 + 0.01
+    assert min(moments) > 30
+    assert max(moments) < 90 + 1
 
 
 def test_of_many_callers_in_two_processes_exactly_one_is_the_trial(
     here: Circuit, there: Circuit
 ) -> None:
     ended(here, [OUTAGE] * 3)
-    time.sleep(0.45)
+    may_be_tried(here._server)
 
     def enter(number: int) -> Entered | None:
         try:
@@ -127,6 +139,13 @@ def test_of_many_callers_in_two_processes_exactly_one_is_the_trial(
         let_through = [each for each in threads.map(enter, range(200)) if each is not None]
 
     assert [each.is_trial for each in let_through] == [True]
+
+
+def test_it_is_tried_when_its_time_is_over(server: SharedServer) -> None:  # noqa: F811
+    soon = Circuit(server, "bank", SOON)
+    ended(soon, [OUTAGE] * 3)
+
+    until(lambda: is_let_through(soon))
 
 
 def test_an_answered_trial_closes_it_and_a_failed_one_opens_it_again(
@@ -147,7 +166,7 @@ def test_a_trial_that_failed_without_effect_spends_no_budget_of_the_saga_that_ma
     here: Circuit,
 ) -> None:
     ended(here, [OUTAGE] * 3)
-    time.sleep(0.45)
+    may_be_tried(here._server)
 
     def down() -> None:
         raise NetworkError("refused")
@@ -168,11 +187,13 @@ def test_a_killed_trial_keeps_nobody_out_for_longer_than_its_call_could_take(
     here: Circuit, there: Circuit
 ) -> None:
     ended(here, [OUTAGE] * 3)
-    lost = trial(here, asked=request("lost", takes=0.1))
+    trial(here, asked=request("long", takes=600.0))
     with pytest.raises(NotLetThrough):
         there.enter(request())
+    here._server.client.hdel("tests:{circuit.bank}", "trial", "trial_until")
 
-    trial(there)  # the other's lease is over: its call and two seconds
+    lost = trial(here, asked=request("lost", takes=0.1))
+    until(lambda: is_let_through(there))  # the lease is over: its call and two seconds
 
     with events() as heard:
         here.leave(lost, ANSWERED)
@@ -216,7 +237,7 @@ def test_the_circuit_of_one_process_keeps_the_same_rules() -> None:
                 own.leave(own.enter(request(f"lost-{number}")), OUTAGE)
             except NotLetThrough:
                 break
-        time.sleep(0.45)
+        own._open_until = time.monotonic()
         first = own.enter(request("trial"))
         with pytest.raises(NotLetThrough):
             own.enter(request("second"))
@@ -228,18 +249,18 @@ def test_the_circuit_of_one_process_keeps_the_same_rules() -> None:
 
 
 def test_a_clock_that_was_set_back_keeps_it_open_no_longer_than_it_opens_for(
-    here: Circuit,
     server: SharedServer,  # noqa: F811 - the fixture
 ) -> None:
-    ended(here, [OUTAGE] * 3)
+    soon = Circuit(server, "bank", SOON)
+    ended(soon, [OUTAGE] * 3)
     open_until = float(server.client.hget("tests:{circuit.bank}", "open_until") or 0)
     server.client.hset("tests:{circuit.bank}", "open_until", str(int(open_until + 3600e6)))
 
     with pytest.raises(NotLetThrough) as refused:
-        here.enter(request())
+        soon.enter(request())
     assert refused.value.retry_after is not None
-    assert refused.value.retry_after <= BREAKER.open_for * 1.5
-    trial(here)
+    assert refused.value.retry_after <= SOON.open_for * 1.5
+    until(lambda: is_let_through(soon))
 
 
 def test_a_clock_that_was_set_back_keeps_a_killed_trials_place_no_longer_than_its_call(
@@ -252,4 +273,4 @@ def test_a_clock_that_was_set_back_keeps_a_killed_trials_place_no_longer_than_it
 
     with pytest.raises(NotLetThrough):
         here.enter(request())
-    trial(here)
+    until(lambda: is_let_through(here))

@@ -156,7 +156,7 @@ def test_a_waiting_caller_goes_on_when_the_other_transaction_ends(
     commits: bool,
 ) -> None:
     calls: list[int] = []
-    book = booking(store, lambda _transaction: calls.append(1), wait_seconds=20.0)
+    book = booking(store, lambda _transaction: calls.append(1), wait_seconds=90.0)
     answers: list[Any] = []
 
     def wait() -> None:
@@ -178,7 +178,7 @@ def test_a_waiting_caller_goes_on_when_the_other_transaction_ends(
 def test_many_transactions_at_once_book_once(
     store: PostgresIdempotencyStore, engine: sqlalchemy.Engine, begin: Callable[[], Any]
 ) -> None:
-    book = booking(store, wait_seconds=20.0)
+    book = booking(store, wait_seconds=90.0)
 
     def run() -> None:
         with begin() as transaction:

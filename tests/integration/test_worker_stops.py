@@ -26,7 +26,7 @@ def test_an_idle_worker_ends_at_once(start_worker: StartWorker, pool: str) -> No
 
     worker.terminate()
 
-    assert worker.wait_end(40) == 0
+    assert worker.wait_end() == 0
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -41,7 +41,7 @@ def test_a_draining_worker_finishes_what_runs_and_begins_nothing_more(
     until(lambda: "shutdown (MainProcess)" in worker.log, what="the signal")
     (tmp_path / "open").touch()
 
-    assert worker.wait_end(40) == 0
+    assert worker.wait_end() == 0
     assert not _is_called(tmp_path, "hotel.forward.1")
     assert client.get(started.id).state is State.RUNNING
     start_worker(pool=pool)
@@ -58,7 +58,7 @@ def test_at_the_end_of_grace_what_runs_is_handed_on_as_unknown(
     until(lambda: _is_called(tmp_path, "flight.forward.1"), what="the first step")
 
     worker.terminate()
-    code = worker.wait_end(40)
+    code = worker.wait_end()
     (tmp_path / "open").touch()
 
     entries = [each.entry for each in client._log.entries(started.id)]
@@ -85,11 +85,11 @@ def test_what_a_draining_worker_had_fetched_is_rung_again_at_once(
     worker.terminate()
     until(lambda: "shutdown (MainProcess)" in worker.log, what="the signal")
     (tmp_path / "open").touch()
-    assert worker.wait_end(40) == 0
+    assert worker.wait_end() == 0
     start_worker()
 
     for each in (*behind, *blocked):
-        assert client.wait(each.id, 10).state is State.COMPLETED
+        assert client.wait(each.id, 13).state is State.COMPLETED
 
 
 def _begun(client: SagaClient, saga_id: object) -> bool:
@@ -105,7 +105,7 @@ def test_a_cold_shutdown_drains_too(
     until(lambda: _is_called(tmp_path, "flight.forward.1"), what="the first step")
 
     worker.send(signal.SIGQUIT)
-    worker.wait_end(40)
+    worker.wait_end()
     (tmp_path / "open").touch()
 
     entries = [each.entry for each in client._log.entries(started.id)]

@@ -117,14 +117,14 @@ def test_a_call_costs_the_same_however_many_came_before_it() -> None:
     pay = circuit_breaker()(lambda: None)
 
     def seconds(count: int) -> float:
-        began = time.perf_counter()
+        began = time.thread_time()  # others may have the processor meanwhile
         for _ in range(count):
             pay()
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
-    first = seconds(1_000)
+    first = min(seconds(1_000) for _ in range(3))
     seconds(20_000)
-    assert seconds(1_000) < 10 * first
+    assert min(seconds(1_000) for _ in range(5)) < 10 * first
 
 
 def test_two_functions_have_rates_of_their_own() -> None:

@@ -93,7 +93,7 @@ def test_an_answer_that_trickles_in_is_given_up_at_the_deadline() -> None:
             authorize(gateway, "order", timeout_seconds=0.4)
         given_up.set()
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,11 @@ def lines_about(edge: HttpEdge, request_id: str) -> list[dict[str, object]]:
 
 
 def test_an_answer_comes_fast(edge: HttpEdge) -> None:
-    began = time.monotonic()
-    for _ in range(20):
-        edge.http.get("/healthz")
+    def seconds_of_twenty() -> float:
+        began = time.monotonic()
+        for _ in range(20):
+            edge.http.get("/healthz")
+        return time.monotonic() - began
 
-    assert time.monotonic() - began < 0.6, "an answer waits for the client's acknowledgement"
+    # Where every answer waits for the client's acknowledgement, no twenty are ever so fast.
+    until(lambda: seconds_of_twenty() < 0.6, what="twenty fast answers")

@@ -138,9 +138,9 @@ def test_slow_processing_keeps_no_answer_back(database: str, tmp_path: Path) -> 
             answers = [
                 edge.deliver(event(type="payment.succeeded", payment=payment)) for _ in range(5)
             ]
-            deaf.settimeout(10)
+            deaf.settimeout(60)
             question, _ = deaf.accept()
             question.close()
 
             assert {each.status_code for each in answers} == {200}
-            assert max(each.elapsed.total_seconds() for each in answers) < 2
+            assert max(each.elapsed.total_seconds() for each in answers) < 4.5
