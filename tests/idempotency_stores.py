@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import Engine
 
 from orchestrator.idempotency import hash_payload, idempotent
 from orchestrator.idempotency_for_tests import InMemoryIdempotencyStore
@@ -32,8 +35,26 @@ def store(request: pytest.FixtureRequest) -> Iterator[IdempotencyStore]:
         yield InMemoryIdempotencyStore()
         return
     engine = create_engine(request.getfixturevalue("database"))
-    yield PostgresIdempotencyStore(engine)
+    with store_in(engine) as made:
+        yield made
     engine.dispose()
+
+
+@contextmanager
+def store_in(engine: Engine) -> Iterator[PostgresIdempotencyStore]:
+    """A store that extends no lease after the block: no connection outlives its engine."""
+    made, is_over, at_work = PostgresIdempotencyStore(engine), threading.Event(), threading.Lock()
+    extend = made._heartbeat._extend
+
+    def extend_until_over(claims: Sequence[Claim]) -> None:
+        with at_work:
+            if not is_over.is_set():
+                extend(claims)
+
+    made._heartbeat._extend = extend_until_over
+    yield made
+    with at_work:
+        is_over.set()
 
 
 def claim_of(key: str = "order-1", payload: Any = None, **options: Any) -> Claim:

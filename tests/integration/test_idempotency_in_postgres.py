@@ -20,7 +20,7 @@ from orchestrator.storage import idempotency_statements as statements
 from orchestrator.storage.database import create_engine
 from orchestrator.storage.idempotency import PostgresIdempotencyStore
 from tests.cut_connections import cut_connections
-from tests.idempotency_stores import SCOPE, SHORT, again, answer, claim_of, record, taken
+from tests.idempotency_stores import SCOPE, SHORT, again, answer, claim_of, record, store_in, taken
 from tests.integration.engine import answer_lost, events
 from tests.worker_processes import until
 
@@ -35,8 +35,9 @@ def engine(database: str) -> Iterator[sqlalchemy.Engine]:
 
 
 @pytest.fixture
-def store(engine: sqlalchemy.Engine) -> PostgresIdempotencyStore:
-    return PostgresIdempotencyStore(engine)
+def store(engine: sqlalchemy.Engine) -> Iterator[PostgresIdempotencyStore]:
+    with store_in(engine) as made:
+        yield made
 
 
 def sql(engine: sqlalchemy.Engine, statement: str) -> list[Any]:

@@ -26,7 +26,7 @@ from orchestrator.idempotency_record import Succeeded, Unknown
 from orchestrator.storage import idempotency_statements as statements
 from orchestrator.storage.database import create_engine
 from orchestrator.storage.idempotency import PostgresIdempotencyStore
-from tests.idempotency_stores import SCOPE, SHORT, claim_of, taken
+from tests.idempotency_stores import SCOPE, SHORT, claim_of, store_in, taken
 from tests.worker_processes import until
 
 INSERT = "INSERT INTO booking (seat) VALUES (:seat)"
@@ -42,8 +42,9 @@ def engine(database: str) -> Iterator[sqlalchemy.Engine]:
 
 
 @pytest.fixture
-def store(engine: sqlalchemy.Engine) -> PostgresIdempotencyStore:
-    return PostgresIdempotencyStore(engine)
+def store(engine: sqlalchemy.Engine) -> Iterator[PostgresIdempotencyStore]:
+    with store_in(engine) as made:
+        yield made
 
 
 @pytest.fixture(params=[Session, sqlalchemy.Connection], ids=["session", "connection"])
