@@ -35,7 +35,7 @@ PAGE_SECONDS: Final = 60.0
 ACTED_AT_ONCE: Final = 500
 
 MADE_UP_FOR: Final = 14
-"""How many days back one is still reconciled that was missed."""
+"""How many days back one is still reconciled that was missed, or acted upon that was left."""
 
 
 class DayNotOverError(AmendsError):
@@ -140,6 +140,10 @@ class DailyReconciliation:
         """Return the latest day before, of `MADE_UP_FOR`, that nobody reconciled."""
         return self._findings.missed(self.name, day, MADE_UP_FOR)
 
+    def waiting(self, latest: date) -> list[date]:
+        """Return the days up to `latest`, `MADE_UP_FOR` back, that wait for an action."""
+        return self._findings.waiting(self.name, latest, MADE_UP_FOR)
+
     def run(self, day: date, reports: Reports | None = None) -> DayReport:
         """Reconcile a day.
 
@@ -163,15 +167,15 @@ class DailyReconciliation:
                 raise DayBusyError(f"{self.name}'s {day} is being reconciled by somebody else")
             compared = comparison(connection)
             compared.fill("gateway", _of_day(given.day, business_day))
-            for neighbour in (given.before, given.after):
-                compared.fill("gateway", _near(neighbour or (), business_day))
+            compared.fill("gateway", _up_to(given.before or (), business_day.end))
+            compared.fill("gateway", _near(given.after or (), business_day))
             compared.project(business_day, self._sagas)
             compared.pair(
                 business_day, before=given.before is not None, after=given.after is not None
             )
             kept = self._findings.keep(compared, self.name, day)
             failed = self._act(day)
-        self._close_alerts(day)
+            self._close_alerts(day)
         report = DayReport(
             run=kept,
             found=self._findings.counts(self.name, day),
@@ -198,7 +202,9 @@ class DailyReconciliation:
         with session(self._database) as connection:
             if not lock(connection, self.name, day):
                 raise DayBusyError(f"{self.name}'s {day} is being reconciled by somebody else")
-            return self._act(day)
+            failed = self._act(day)
+            self._close_alerts(day)
+        return failed
 
     def _asked(self, day: BusinessDay) -> Reports:
         if self._gateway is None:
@@ -265,8 +271,17 @@ def _of_day(rows: Iterable[Row], day: BusinessDay) -> Iterator[Row]:
             yield each
 
 
+def _up_to(rows: Iterable[Row], end: datetime) -> Iterator[Row]:
+    """The whole report of the day before: we may have written down much later what it tells of."""
+    return (
+        each
+        for each in rows
+        if isinstance(each, TransactionRecord) and _has_moment(each) and each.at < end
+    )
+
+
 def _near(rows: Iterable[Row], day: BusinessDay) -> Iterator[Row]:
-    """Of a neighbouring report what may be this day's; its bad rows are judged with their day."""
+    """Of the next day's report what may be this day's; its bad rows are judged with their day."""
     return (
         each
         for each in rows

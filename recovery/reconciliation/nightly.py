@@ -33,9 +33,9 @@ def reconcile_if_due(
 ) -> DayReport | None:
     """Reconcile yesterday unless its hour has not come, or it was done; None then.
 
-    Where it was done, what could not be acted upon is tried again, and a day before that nobody
-    reconciled is made up for. What keeps it from being done (the gateway, the database) is told,
-    and left to the next look.
+    Where it was done, what could not be acted upon, that day or before, is tried again, and a day
+    before that nobody reconciled is made up for. What keeps it from being done (the gateway, the
+    database) is told, and left to the next look.
     """
     if settings.reconcile_hour is None:
         return None
@@ -57,6 +57,7 @@ def _run_if_due(daily: DailyReconciliation, wait: timedelta) -> DayReport | None
         return None
     if not daily.is_done(day):
         return daily.run(day)
-    daily.retry(day)
+    for waiting in daily.waiting(day):
+        daily.retry(waiting)
     missed = daily.missed(day)
     return daily.run(missed) if missed else None

@@ -73,8 +73,8 @@ class Comparison:
         self._run("ANALYZE internal")
         more = self._run(statements.NAMED, values)
         self._project(count, count + more)
-        self._run(statements.PRUNED)
-        self._run(statements.ADOPT)
+        self._run(statements.PRUNED, values)
+        self._run(statements.ADOPT, values)
 
     def pair(self, day: BusinessDay | None, *, before: bool = True, after: bool = True) -> None:
         """Put the two sides beside each other; without a day every row belongs to it.

@@ -51,9 +51,11 @@ ORDER BY s.id
 """
 
 _LOST = """
-SELECT g.* FROM gateway g WHERE g.why IS NULL AND NOT EXISTS (
-    SELECT FROM internal i WHERE i.kind = g.kind AND i.reference = g.reference)
+SELECT g.* FROM gateway g WHERE g.why IS NULL
+    AND g.at >= %(start)s::timestamptz - %(margin)s AND g.at < %(end)s::timestamptz + %(margin)s
+    AND NOT EXISTS (SELECT FROM internal i WHERE i.kind = g.kind AND i.reference = g.reference)
 """
+"""Of the day before the whole report is there; what is lost of it was looked for with its day."""
 
 NAMED = f"""
 WITH lost AS MATERIALIZED (

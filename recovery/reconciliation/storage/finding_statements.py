@@ -131,11 +131,19 @@ WHERE o.day > (SELECT min(r.day) FROM reconciliation.run r WHERE r.gateway = %(g
 ORDER BY o.day DESC LIMIT 1
 """
 
+WAITING = """
+SELECT DISTINCT day FROM reconciliation.discrepancy
+WHERE gateway = %(gateway)s AND state = 'open' AND closed_at IS NULL
+    AND day <= %(latest)s AND day >= %(latest)s::date - %(days)s::integer
+ORDER BY day
+"""
+
 CLOSED_IDS = """
 SELECT id FROM reconciliation.discrepancy
 WHERE gateway = %(gateway)s AND day = %(day)s AND closed_at IS NOT NULL
-    AND (acted_at IS NOT NULL OR last_error IS NOT NULL)
+    AND (acted_at IS NOT NULL OR last_error IS NOT NULL OR reason IS NOT NULL)
 """
+"""A person may have closed one that was just being told of, and was not noted as acted upon."""
 
 LOCK = "SELECT pg_try_advisory_lock(hashtext('amends.reconciliation'), hashtext(%(of)s))"
 NOW = "SELECT clock_timestamp()"

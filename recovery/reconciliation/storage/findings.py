@@ -125,6 +125,11 @@ class Findings:
         rows = self._database.run(statements.MISSED, values)
         return rows[0][0] if rows else None
 
+    def waiting(self, gateway: str, latest: date, days: int) -> list[date]:
+        """Return the days up to `latest` on which something waits for an action, oldest first."""
+        values = {"gateway": gateway, "latest": latest, "days": days}
+        return [row[0] for row in self._database.run(statements.WAITING, values)]
+
     def to_act_on(
         self, gateway: str, day: date, after: Finding | None, limit: int
     ) -> list[Finding]:
