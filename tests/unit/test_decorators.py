@@ -66,6 +66,14 @@ def test_a_retry_after_is_honoured() -> None:
     assert retry(delay=60.0, exceptions=(Retriable,))(bank.charge)() == "charged"
 
 
+def test_nobody_sleeps_for_longer_than_a_minute() -> None:
+    bank = Bank(Retriable("closed", retry_after=MINUTE * 1.01))
+
+    with pytest.raises(Retriable):
+        retry(exceptions=(Retriable,))(bank.charge)()
+    assert bank.calls == 1
+
+
 def test_five_outages_open_the_circuit_and_five_declines_do_not() -> None:
     down, declining = Bank(*[ConnectionError()] * 9), Bank(*[Terminal("declined")] * 50)
     charge_down = circuit_breaker(failure_threshold=5)(down.charge)

@@ -40,7 +40,7 @@ WINDOW: Final = timedelta(minutes=1)
 LONGEST_CALL: Final = timedelta(minutes=1)
 """After which another trial may be made where the one under way never came back."""
 
-_LONGEST_PAUSE_SECONDS = 60.0
+_LONGEST_PAUSE: Final = timedelta(minutes=1)
 
 
 def retry(
@@ -53,7 +53,7 @@ def retry(
     """Call again after `exceptions`, sleeping in the caller's thread; the last one is raised.
 
     What is final, or may have happened, is never repeated, whatever `exceptions` says: a decline,
-    an unknown outcome. A `retry_after` of the error is honoured.
+    an unknown outcome. A `retry_after` of the error is honoured, or raised if it is over a minute.
 
     Args:
         max_attempts: calls in all.
@@ -66,7 +66,9 @@ def retry(
         if not isinstance(error, exceptions) or isinstance(error, Terminal | OutcomeUnknown):
             return False
         asked = error.retry_after if isinstance(error, Retriable) else None
-        return True if asked is None else asked
+        if asked is None:
+            return True
+        return asked if asked <= _LONGEST_PAUSE else False
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         _check_synchronous(function)
@@ -80,7 +82,7 @@ def retry(
                 wait_initial=delay,
                 wait_jitter=delay,
                 wait_exp_base=backoff,
-                wait_max=_LONGEST_PAUSE_SECONDS,
+                wait_max=_LONGEST_PAUSE,
             ):
                 with attempt:
                     return function(*args, **kwargs)
