@@ -2,8 +2,9 @@
 
 What an undo answers, by what stands at the gateway:
 
-    void meets        no payment, a declined one       nothing there
+    void meets        no payment                       nothing there
                       a hold, an open challenge        voided
+                      a declined payment               closed, where another card might open it
                       voided, expired, refunded        already done: nothing is held or kept
                       captured, not refunded           Terminal: only a refund gives it back
     refund meets      never captured                   nothing there
@@ -119,8 +120,6 @@ def void_payment(ctx: Context) -> Effect | NothingThere | NotLanded:
     payment = found_under_our_key(ctx)
     if payment is None:
         return _not_found(ctx)
-    if payment.status is ChargeStatus.DECLINED:
-        return NothingThere()
     return _voided(ctx, payment.reference, was_held=payment.status is ChargeStatus.AUTHORIZED)
 
 

@@ -1,9 +1,9 @@
 """`PaymentGateway` over Stripe's payment intents, captured by hand.
 
 Stripe finds nothing by an idempotency key, so an intent bears its key and our order in its
-metadata, and is searched by them. Its search lags and takes `A` for `a`; `retrieve` does neither. It
-takes amounts to capture and to refund without a currency, so those first look at the payment they
-are about.
+metadata, and is searched by them. Its search lags and takes `A` for `a`; `retrieve` does neither.
+It takes amounts to capture and to refund without a currency, so those first look at the payment
+they are about.
 """
 
 from __future__ import annotations

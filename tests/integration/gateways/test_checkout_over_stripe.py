@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy
+import stripe
 
 from orchestrator.client import SagaClient
 from orchestrator.context import Resources
@@ -130,6 +131,20 @@ def test_a_declined_order_is_taken_back(shop: Shop, judge: SandboxJudge, order: 
     assert shop.sells(order, "pm_card_chargeDeclined") is State.COMPENSATED
 
     assert judge.totals_of(order) is None
+
+
+def test_a_declined_payment_is_closed_to_the_payers_other_cards(
+    shop: Shop, sandbox: SandboxProcess, order: str
+) -> None:
+    shop.sells(order, "pm_card_chargeDeclined")
+
+    v1: Any = stripe.StripeClient(
+        "sk_test_not_a_real_key", base_addresses={"api": sandbox.base_url}
+    ).v1
+    query = f"metadata['order_reference']:'{order}'"
+    [payment] = v1.payment_intents.search({"query": query}).data
+    with pytest.raises(stripe.InvalidRequestError):
+        v1.payment_intents.confirm(payment.id, {"payment_method": "pm_card_visa"})
 
 
 def test_a_refused_parcel_gives_the_money_back(shop: Shop, judge: SandboxJudge, order: str) -> None:
