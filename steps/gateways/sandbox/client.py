@@ -10,7 +10,11 @@ from urllib.parse import quote
 from steps.gateways.arguments import one_name
 from steps.gateways.carrier import Shipment, ShipmentRequest
 from steps.gateways.done_before import captured_before, refunded_before, released_before
-from steps.gateways.errors import AuthenticationRequiredError, PaymentStateError
+from steps.gateways.errors import (
+    AuthenticationRequiredError,
+    LookupFailedError,
+    PaymentStateError,
+)
 from steps.gateways.payment import (
     CaptureRequest,
     ChargeRequest,
@@ -141,7 +145,7 @@ class SandboxGateway:
     def list(self, day: date, *, timeout_seconds: float) -> Iterator[ReportLine | UnreadableLine]:
         after: int | None = 0
         while after is not None:
-            lines, after = ask(
+            lines, following = ask(
                 "gateway.list",
                 self._transport,
                 "/report",
@@ -149,7 +153,10 @@ class SandboxGateway:
                 timeout_seconds=timeout_seconds,
                 read=answers.report_page,
             )
+            if following is not None and following <= after:
+                raise LookupFailedError(f"the report goes back from {after} to {following}")
             yield from lines
+            after = following
 
     def close(self) -> None:
         """Close this process's connections; the next call opens new ones."""

@@ -18,6 +18,7 @@ from steps.gateways.done_before import captured_before, refunded_before, release
 from steps.gateways.errors import (
     AuthenticationRequiredError,
     InvalidRequestError,
+    LookupFailedError,
     PaymentNotFoundError,
     PaymentStateError,
 )
@@ -234,6 +235,8 @@ class StripeGateway:
                     lambda v1: v1.events.list(asked | after), answers.report_page
                 ),
             )
+            if page.last_id is not None and page.last_id == last:
+                raise LookupFailedError(f"the list of events does not go on after {last}")
             yield page.lines
             last = page.last_id
             if last is None:

@@ -66,6 +66,7 @@ BROKEN_PAGES = {
     "no word of what follows": json.dumps({"lines": []}).encode(),
     "text for what follows": page([], ""),
     "no for what follows": page([], following=False),
+    "the same page again": page([told("a", AT)], 6),
 }
 
 
@@ -180,6 +181,7 @@ def test_of_a_broken_event_nothing_is_shown_that_only_the_payer_should_know() ->
         events(more=None),
         events(more=True),
         events("torn", more=True),
+        events(event(2), more=True),
         b'{"object": "list", "data": {}, "has_more": false}',
     ],
 )
