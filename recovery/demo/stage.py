@@ -42,7 +42,7 @@ from workers.worker import worker_argv
 WORKERS = 2
 THREADS = 4
 START_SECONDS = 60.0
-RUN_SECONDS = 30.0
+RUN_SECONDS = 60.0
 BESIDE = ("gateway", "PostgreSQL", "Valkey", "watchdog")
 """The processes that are no children of the stage."""
 HTTP = "http"

@@ -22,8 +22,8 @@ from recovery.demo.scenarios.order import level_of
 from recovery.demo.stage import DemoError, Stage, wait_for
 from steps.gateways.sandbox.judge import LedgerRow, RequestRow
 
-END_SECONDS: Final = 40.0
-LINE_SECONDS: Final = 5.0
+END_SECONDS: Final = 60.0
+LINE_SECONDS: Final = 15.0
 
 _LOGGED_ENDS: Final = frozenset({"saga.completed", "saga.compensated", "saga.parked"})
 
