@@ -24,7 +24,7 @@ from orchestrator.folding import apply, replay
 from orchestrator.instrumentation import emit
 from orchestrator.leases import Leases
 from orchestrator.planning import attempt_id
-from orchestrator.state import SagaState
+from orchestrator.state import FoldedSaga
 from orchestrator.state_machine import decide
 from orchestrator.storage.database import Moved
 from orchestrator.storage.rows import AttemptId, SagaRow, Snapshot
@@ -39,7 +39,7 @@ class Claim:
     token: UUID
     definition: SagaDefinition[Any]
     saga: SagaRow
-    state: SagaState
+    state: FoldedSaga
     lease: Lease
     claimed_at: datetime
     claimed_monotonic: float
@@ -132,7 +132,7 @@ class Claims:
         )
         return self._if_wanted(claim, before)
 
-    def _if_wanted(self, claim: Claim, before: SagaState) -> Claim | None:
+    def _if_wanted(self, claim: Claim, before: FoldedSaga) -> Claim | None:
         """Hand back what the log did not ask for when it was claimed: the row outlived that."""
         saga_id = claim.attempt.saga_id
         runs = decide(claim.definition, before, claim.claimed_at, str(saga_id)).runs
@@ -146,7 +146,7 @@ class Claims:
         attempt: AttemptId,
         token: UUID,
         saga: SagaRow,
-        state: SagaState,
+        state: FoldedSaga,
         lease: Lease,
         now: datetime,
         asked: float,

@@ -11,7 +11,7 @@ from orchestrator.entries import (
     StepSettled,
     StepSucceeded,
 )
-from orchestrator.state import RecordedEffect, SagaState, State, StepState, Track
+from orchestrator.state import FoldedSaga, RecordedEffect, State, StepState, Track
 
 Tells = StepSucceeded | LateOutcomeRecorded | EffectReported | StepProbed | StepSettled
 """The entries that may tell of an effect."""
@@ -36,7 +36,7 @@ def with_effect(step: StepState, seq: int, entry: Tells) -> StepState:
     return replace(step, effects=(*step.effects, effect), effect=counts)
 
 
-def report(state: SagaState, step: StepState) -> StepState:
+def report(state: FoldedSaga, step: StepState) -> StepState:
     """Allow a compensation that had ended to be tried afresh for an effect it did not know."""
     if state.phase not in (State.COMPENSATING, State.COMPENSATED) or not step.uncovered_effect:
         return step

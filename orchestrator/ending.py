@@ -9,14 +9,14 @@ from orchestrator.actions import AwaitClosing, Compensated, Complete, Park
 from orchestrator.books import books, movements
 from orchestrator.closing import Close, Closing, HoldOn, Stop
 from orchestrator.definition import SagaDefinition
-from orchestrator.state import SagaState, State
+from orchestrator.state import FoldedSaga, State
 
 CLOSING_CHECK = "closing_check"
 """Why a saga is parked whose books do not allow its end."""
 
 
 def ending(
-    definition: SagaDefinition[Any], state: SagaState, now: datetime, end: Complete | Compensated
+    definition: SagaDefinition[Any], state: FoldedSaga, now: datetime, end: Complete | Compensated
 ) -> Complete | Compensated | AwaitClosing | Park:
     """Return `end`, or what the closing check wants instead."""
     completes = isinstance(end, Complete)
@@ -32,13 +32,13 @@ def ending(
             return _park(state, question)
 
 
-def _park(state: SagaState, question: str) -> Park:
+def _park(state: FoldedSaga, question: str) -> Park:
     parked = State.FAILED_COMPENSATION if state.phase is State.COMPENSATING else State.STUCK
     return Park(state=parked, reason=CLOSING_CHECK, question=question, steps=())
 
 
 def checked(
-    definition: SagaDefinition[Any], state: SagaState, now: datetime, *, completes: bool
+    definition: SagaDefinition[Any], state: FoldedSaga, now: datetime, *, completes: bool
 ) -> Close | HoldOn | Stop:
     """Return what the definition's closing check says of the saga as it stands."""
     return definition.closing(

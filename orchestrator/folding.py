@@ -58,26 +58,26 @@ from orchestrator.state import (
     PHASES,
     SECOND_EFFECT,
     UNDO_REQUESTED,
-    SagaState,
+    FoldedSaga,
     State,
     StepState,
     Track,
 )
 
 
-def replay(entries: Iterable[Recorded], state: SagaState | None = None) -> SagaState:
+def replay(entries: Iterable[Recorded], state: FoldedSaga | None = None) -> FoldedSaga:
     """Fold entries, in order, into a state; continue from `state` where one is given.
 
     Raises:
         HistoryError: the entries are not a legal history.
     """
-    folded = state or SagaState()
+    folded = state or FoldedSaga()
     for recorded in entries:
         folded = apply(folded, recorded)
     return folded
 
 
-def apply(state: SagaState, recorded: Recorded) -> SagaState:
+def apply(state: FoldedSaga, recorded: Recorded) -> FoldedSaga:
     """Return the state after one more entry.
 
     Raises:
@@ -109,7 +109,7 @@ def _under_its_name(renamed: Mapping[str, str], recorded: Recorded) -> Recorded:
 # -- the saga --------------------------------------------------------------------------------------
 
 
-def _on_saga_started(state: SagaState, recorded: Recorded, entry: SagaStarted) -> SagaState:
+def _on_saga_started(state: FoldedSaga, recorded: Recorded, entry: SagaStarted) -> FoldedSaga:
     return replace(
         state,
         payload=entry.payload,
@@ -124,12 +124,12 @@ def _on_saga_started(state: SagaState, recorded: Recorded, entry: SagaStarted) -
     )
 
 
-def _on_signal(state: SagaState, _: Recorded, entry: SignalReceived) -> SagaState:
+def _on_signal(state: FoldedSaga, _: Recorded, entry: SignalReceived) -> FoldedSaga:
     heard = (*state.signals.get(entry.name, ()), entry)
     return replace(state, signals={**state.signals, entry.name: heard})
 
 
-def _on_unwinding(state: SagaState, _: Recorded, entry: UnwindingStarted) -> SagaState:
+def _on_unwinding(state: FoldedSaga, _: Recorded, entry: UnwindingStarted) -> FoldedSaga:
     reopens = entry.cause in (SECOND_EFFECT, UNDO_REQUESTED)
     if state.phase is State.COMPLETED and not reopens:
         raise HistoryError(f"a completed saga is not taken back because of {entry.cause}")
@@ -138,12 +138,12 @@ def _on_unwinding(state: SagaState, _: Recorded, entry: UnwindingStarted) -> Sag
     return replace(state, phase=_phase(state, entry), unwinding=entry)
 
 
-def _on_parked(state: SagaState, _: Recorded, entry: SagaParked) -> SagaState:
+def _on_parked(state: FoldedSaga, _: Recorded, entry: SagaParked) -> FoldedSaga:
     phase = _phase(state, entry, State(entry.state))
     return replace(state, phase=phase, parked=entry, parked_from=state.phase)
 
 
-def _on_unparked(state: SagaState, _: Recorded, entry: SagaUnparked) -> SagaState:
+def _on_unparked(state: FoldedSaga, _: Recorded, entry: SagaUnparked) -> FoldedSaga:
     phase = _phase(state, entry, state.parked_from)
     steps = {**state.steps, **{name: _fresh(state.step(name)) for name in entry.fresh}}
     for name in entry.probed:
@@ -151,19 +151,19 @@ def _on_unparked(state: SagaState, _: Recorded, entry: SagaUnparked) -> SagaStat
     return replace(state, phase=phase, parked=None, steps=steps)
 
 
-def _on_completed(state: SagaState, _: Recorded, entry: SagaCompleted) -> SagaState:
+def _on_completed(state: FoldedSaga, _: Recorded, entry: SagaCompleted) -> FoldedSaga:
     if state.phase is State.COMPENSATING and not state.undoes_second_effects_only:
         raise HistoryError(f"SagaCompleted while the saga is taken back (seq {state.seq})")
     return replace(state, phase=_phase(state, entry), unwinding=None)
 
 
-def _on_end(state: SagaState, _: Recorded, entry: SagaCompensated | SagaResolved) -> SagaState:
+def _on_end(state: FoldedSaga, _: Recorded, entry: SagaCompensated | SagaResolved) -> FoldedSaga:
     if state.is_open:
         raise HistoryError(f"{type(entry).__name__} while an attempt runs (seq {state.seq})")
     return replace(state, phase=_phase(state, entry))
 
 
-def _on_migrated(state: SagaState, _: Recorded, entry: SagaMigrated) -> SagaState:
+def _on_migrated(state: FoldedSaga, _: Recorded, entry: SagaMigrated) -> FoldedSaga:
     def new(name: str) -> str:
         return entry.renamed.get(name, name)
 
@@ -188,7 +188,7 @@ def _on_migrated(state: SagaState, _: Recorded, entry: SagaMigrated) -> SagaStat
     )
 
 
-def _phase(state: SagaState, entry: Entry, named: State | None = None) -> State:
+def _phase(state: FoldedSaga, entry: Entry, named: State | None = None) -> State:
     """The phase after `entry`; `named` where the entry itself or the state says which."""
     try:
         return PHASES[state.phase, type(entry)] or named or state.phase
@@ -201,7 +201,7 @@ def _phase(state: SagaState, entry: Entry, named: State | None = None) -> State:
 # -- attempts --------------------------------------------------------------------------------------
 
 
-def _on_started(state: SagaState, recorded: Recorded, entry: StepStarted) -> SagaState:
+def _on_started(state: FoldedSaga, recorded: Recorded, entry: StepStarted) -> FoldedSaga:
     step = state.step(entry.step)
     track = step.track(entry.direction)
     if track.open_attempt is not None or entry.attempt <= track.attempts:
@@ -230,7 +230,7 @@ def _on_started(state: SagaState, recorded: Recorded, entry: StepStarted) -> Sag
     return _with_step(state, entry.step, _with_track(step, entry.direction, track))
 
 
-def _with_signal(state: SagaState, step: StepState, name: str | None) -> StepState:
+def _with_signal(state: FoldedSaga, step: StepState, name: str | None) -> StepState:
     """Deliver the next signal of that name, or note that the wait ended without one."""
     heard = state.signals.get(name, ()) if name is not None else ()
     used = step.signals_used.get(name, 0) if name is not None else 0
@@ -239,7 +239,7 @@ def _with_signal(state: SagaState, step: StepState, name: str | None) -> StepSta
     return replace(step, signal=heard[used], signals_used={**step.signals_used, name: used + 1})
 
 
-def _on_outcome(state: SagaState, recorded: Recorded, entry: Outcome) -> SagaState:
+def _on_outcome(state: FoldedSaga, recorded: Recorded, entry: Outcome) -> FoldedSaga:
     step = state.step(entry.step)
     track = step.track(entry.direction)
     if track.open_attempt != entry.attempt:
@@ -312,8 +312,8 @@ def _after_undo(step: StepState, track: Track, entry: StepSucceeded) -> StepStat
 
 
 def _after_probe(
-    state: SagaState, recorded: Recorded, step: StepState, track: Track, entry: StepProbed
-) -> SagaState:
+    state: FoldedSaga, recorded: Recorded, step: StepState, track: Track, entry: StepProbed
+) -> FoldedSaga:
     """A probe that found the effect settles the step; one that did not is only one voice."""
     if entry.landed:
         step = replace(step, probe=track)
@@ -333,23 +333,23 @@ def _denied(step: StepState, asking: Track) -> StepState:
 # -- what is heard about steps ---------------------------------------------------------------------
 
 
-def _on_late(state: SagaState, recorded: Recorded, entry: LateOutcomeRecorded) -> SagaState:
+def _on_late(state: FoldedSaga, recorded: Recorded, entry: LateOutcomeRecorded) -> FoldedSaga:
     """A refused result still tells that an effect exists; a late undo tells nothing reliable."""
     if entry.outcome != "succeeded" or entry.direction != Direction.FORWARD:
         return state
     return _landed(state, recorded, state.step(entry.step), entry)
 
 
-def _on_reported(state: SagaState, recorded: Recorded, entry: EffectReported) -> SagaState:
+def _on_reported(state: FoldedSaga, recorded: Recorded, entry: EffectReported) -> FoldedSaga:
     return _landed(state, recorded, state.step(entry.step), entry)
 
 
 def _landed(
-    state: SagaState,
+    state: FoldedSaga,
     recorded: Recorded,
     step: StepState,
     entry: LateOutcomeRecorded | EffectReported | StepProbed | StepSettled,
-) -> SagaState:
+) -> FoldedSaga:
     """An effect is known, whoever told of it."""
     step = with_effect(step, recorded.seq, entry)
     forward = replace(step.forward, unsettled=False, failed=False)
@@ -357,7 +357,7 @@ def _landed(
     return _with_step(state, entry.step, step)
 
 
-def _on_settled(state: SagaState, recorded: Recorded, entry: StepSettled) -> SagaState:
+def _on_settled(state: FoldedSaga, recorded: Recorded, entry: StepSettled) -> FoldedSaga:
     step = state.step(entry.step)
     if entry.direction == Direction.COMPENSATE:
         track = replace(step.undo, unsettled=False, ended_at=recorded.at)
@@ -383,7 +383,7 @@ def _on_settled(state: SagaState, recorded: Recorded, entry: StepSettled) -> Sag
     return _with_step(state, entry.step, step)
 
 
-def _on_skipped(state: SagaState, _: Recorded, entry: StepSkipped) -> SagaState:
+def _on_skipped(state: FoldedSaga, _: Recorded, entry: StepSkipped) -> FoldedSaga:
     step = state.step(entry.step)
     if entry.direction == Direction.COMPENSATE:
         while (left := step.uncovered_effect) is not None:
@@ -395,11 +395,11 @@ def _on_skipped(state: SagaState, _: Recorded, entry: StepSkipped) -> SagaState:
     return _with_step(state, entry.step, replace(step, forward=forward, skipped=True))
 
 
-def _on_undo_failed(state: SagaState, _: Recorded, entry: UndoFailed) -> SagaState:
+def _on_undo_failed(state: FoldedSaga, _: Recorded, entry: UndoFailed) -> FoldedSaga:
     return _with_step(state, entry.step, reported_undone(state.step(entry.step), entry.reference))
 
 
-def _on_undo_skipped(state: SagaState, _: Recorded, entry: UndoSkipped) -> SagaState:
+def _on_undo_skipped(state: FoldedSaga, _: Recorded, entry: UndoSkipped) -> FoldedSaga:
     limit = state.step(entry.undone_by).undone_seq
     step = state.step(entry.step)
     effects = tuple(
@@ -420,7 +420,7 @@ def _anew(track: Track) -> Track:
     return replace(track, failures=0, unknowns=0, crashes=0, failed=False, ended_at=None)
 
 
-def _with_step(state: SagaState, name: str, step: StepState) -> SagaState:
+def _with_step(state: FoldedSaga, name: str, step: StepState) -> FoldedSaga:
     return replace(state, steps={**state.steps, name: step})
 
 
@@ -432,7 +432,7 @@ def _with_track(step: StepState, direction: str, track: Track) -> StepState:
     return replace(step, probe=track)
 
 
-_FOLDS: Mapping[type[Entry], Callable[[SagaState, Recorded, Any], SagaState]] = {
+_FOLDS: Mapping[type[Entry], Callable[[FoldedSaga, Recorded, Any], FoldedSaga]] = {
     SagaStarted: _on_saga_started,
     SagaLockGranted: lambda state, _, __: replace(state, lock_granted=True),
     StepStarted: _on_started,

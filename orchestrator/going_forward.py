@@ -28,7 +28,7 @@ from orchestrator.ending import ending
 from orchestrator.entries import Direction, SignalReceived, StepFailed, StepWaiting
 from orchestrator.pauses import not_before
 from orchestrator.settling import after_waiting, poison, run, settle
-from orchestrator.state import PARKED, UNDO_REQUESTED, SagaState, State, StepState, Track
+from orchestrator.state import PARKED, UNDO_REQUESTED, FoldedSaga, State, StepState, Track
 
 Definition = SagaDefinition[Any]
 
@@ -37,7 +37,7 @@ CHILD_SIGNAL = "child."
 
 
 def going_forward(
-    definition: Definition, state: SagaState, now: datetime, seed: str
+    definition: Definition, state: FoldedSaga, now: datetime, seed: str
 ) -> tuple[Action, ...]:
     """Name everything that a running saga needs now."""
     trouble = _trouble(definition, state, now)
@@ -57,7 +57,7 @@ def going_forward(
     return park_last(state, [_next_try(state, each, now, seed) for each in ready])
 
 
-def is_past_the_pivot(definition: Definition, state: SagaState) -> bool:
+def is_past_the_pivot(definition: Definition, state: FoldedSaga) -> bool:
     """Whether the point of no return is behind; a skipped pivot is once all before it is done."""
     return (
         definition.pivot is not None
@@ -66,13 +66,13 @@ def is_past_the_pivot(definition: Definition, state: SagaState) -> bool:
     )
 
 
-def is_to_be_refused(definition: Definition, state: SagaState) -> bool:
+def is_to_be_refused(definition: Definition, state: FoldedSaga) -> bool:
     """Whether somebody asked for the saga to be taken back, too late, and has no answer yet."""
     is_asked = state.cancel is not None or state.undo_request is not None
     return is_asked and not state.is_cancel_refused and is_past_the_pivot(definition, state)
 
 
-def pivot_in_play(definition: Definition, state: SagaState) -> str | None:
+def pivot_in_play(definition: Definition, state: FoldedSaga) -> str | None:
     """The pivot, while it was claimed and is not answered yet."""
     if definition.pivot is None:
         return None
@@ -81,7 +81,7 @@ def pivot_in_play(definition: Definition, state: SagaState) -> str | None:
     return definition.pivot if is_claimed or isinstance(track.last, StepWaiting) else None
 
 
-def parked_child(state: SagaState, wait: StepWaiting) -> str | None:
+def parked_child(state: FoldedSaga, wait: StepWaiting) -> str | None:
     """What a waiting parent heard last of its child, if that is parked: its state and id."""
     if wait.signal is None or not wait.signal.startswith(CHILD_SIGNAL):
         return None
@@ -93,7 +93,7 @@ def parked_child(state: SagaState, wait: StepWaiting) -> str | None:
 
 
 def _turning_round(
-    definition: Definition, state: SagaState, now: datetime, seed: str, trouble: StartUnwinding
+    definition: Definition, state: FoldedSaga, now: datetime, seed: str, trouble: StartUnwinding
 ) -> tuple[Action, ...]:
     """Start nothing new, settle what is unknown, and unwind once nothing is open."""
     unsettled = [
@@ -107,14 +107,14 @@ def _turning_round(
 
 
 def _settling_the_pivot(
-    state: SagaState, pivot: Step, now: datetime, seed: str
+    state: FoldedSaga, pivot: Step, now: datetime, seed: str
 ) -> tuple[Action, ...]:
     if state.step(pivot.name).is_open:
         return ()
     return park_last(state, [settle(state, pivot, now, seed)])
 
 
-def _trouble(definition: Definition, state: SagaState, now: datetime) -> StartUnwinding | None:
+def _trouble(definition: Definition, state: FoldedSaga, now: datetime) -> StartUnwinding | None:
     """The reason to take the saga back, or None; past the pivot there is none."""
     if is_past_the_pivot(definition, state):
         return None
@@ -137,7 +137,7 @@ def _has_failed(step: StepState, definition: Step) -> bool:
     return track.failed or track.failures >= definition.retry.max_attempts
 
 
-def _is_behind(definition: Definition, state: SagaState, name: str) -> bool:
+def _is_behind(definition: Definition, state: FoldedSaga, name: str) -> bool:
     """Whether steps after `name` may start: it is done, or skipped and what it follows is done."""
     known = state.step(name)
     if not known.skipped:
@@ -145,14 +145,14 @@ def _is_behind(definition: Definition, state: SagaState, name: str) -> bool:
     return all(_is_behind(definition, state, earlier) for earlier in definition.after[name])
 
 
-def _is_ready(definition: Definition, state: SagaState, step: Step) -> bool:
+def _is_ready(definition: Definition, state: FoldedSaga, step: Step) -> bool:
     known = state.step(step.name)
     if known.is_done or known.is_open:
         return False
     return all(_is_behind(definition, state, name) for name in definition.after[step.name])
 
 
-def _next_try(state: SagaState, step: Step, now: datetime, seed: str) -> Action:
+def _next_try(state: FoldedSaga, step: Step, now: datetime, seed: str) -> Action:
     known = state.step(step.name)
     track = known.forward
     if isinstance(track.last, StepWaiting):
@@ -191,7 +191,7 @@ def _failed_past_the_pivot(step: Step, track: Track) -> Park:
     )
 
 
-def park_last(state: SagaState, actions: Sequence[Action]) -> tuple[Action, ...]:
+def park_last(state: FoldedSaga, actions: Sequence[Action]) -> tuple[Action, ...]:
     """Park only when nothing else of the saga can move or is moving."""
     moving = [each for each in actions if not isinstance(each, Park)]
     if moving or state.is_open:

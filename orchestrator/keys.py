@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from orchestrator.entries import Direction
-from orchestrator.state import SagaState
+from orchestrator.state import FoldedSaga
 
 
 def forward_key(definition: str, saga_key: str, step: str, generation: int = 1) -> str:
@@ -29,13 +29,13 @@ def undo_key(forward: str, reference: str | None, generation: int = 1) -> str:
     return f"undo-{_digest(*parts)}"
 
 
-def step_key(state: SagaState, definition: str, saga_key: str, step: str) -> str:
+def step_key(state: FoldedSaga, definition: str, saga_key: str, step: str) -> str:
     """Return the key under which the step acts, whichever direction asks."""
     known = state.step(step)
     return forward_key(definition, saga_key, known.key_name or step, known.generation)
 
 
-def step_keys(state: SagaState, definition: str, saga_key: str, step: str) -> set[str]:
+def step_keys(state: FoldedSaga, definition: str, saga_key: str, step: str) -> set[str]:
     """Return every key under which the step may have acted so far, one for each generation."""
     known = state.step(step)
     name = known.key_name or step
@@ -45,7 +45,7 @@ def step_keys(state: SagaState, definition: str, saga_key: str, step: str) -> se
     }
 
 
-def key_of(state: SagaState, definition: str, saga_key: str, step: str, direction: str) -> str:
+def key_of(state: FoldedSaga, definition: str, saga_key: str, step: str, direction: str) -> str:
     """Return the key of the attempt that `state` asks for next; a probe asks for the step's."""
     forward = step_key(state, definition, saga_key, step)
     if direction != Direction.COMPENSATE:

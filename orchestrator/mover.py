@@ -27,7 +27,7 @@ from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
 from orchestrator.planning import rings, tells
 from orchestrator.reconciling import Facts, reconciled
-from orchestrator.state import UNENDED, SagaState, State
+from orchestrator.state import UNENDED, FoldedSaga, State
 from orchestrator.storage.database import Locked, Moved
 from orchestrator.storage.rows import Advance, Closing, Migrated, OpenAttempt, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
@@ -50,7 +50,7 @@ _AT_EXPIRY = (UnknownReason.LEASE_LOST, UnknownReason.TIMED_OUT)
 """Reasons that hold only once the lease is over by the database's clock."""
 
 
-FactsOf = Callable[[Snapshot, SagaState], Facts | None]
+FactsOf = Callable[[Snapshot, FoldedSaga], Facts | None]
 """From a saga just read to what is to be added; None means there is nothing to do."""
 
 
@@ -84,7 +84,7 @@ class Mover:
         return self._move(saga_id, self._seen, will_ring=will_ring)
 
     def add(
-        self, saga_id: UUID, fact: Entry, *, unless: Callable[[Snapshot, SagaState], bool]
+        self, saga_id: UUID, fact: Entry, *, unless: Callable[[Snapshot, FoldedSaga], bool]
     ) -> State | None:
         """Log a fact, wherever the saga stands, also after its end, and decide what follows.
 
@@ -98,7 +98,7 @@ class Mover:
             LogUnavailableError: its row was locked for `ADD_SECONDS`; nothing was logged.
         """
 
-        def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:
+        def facts(snapshot: Snapshot, state: FoldedSaga) -> Facts | None:
             return None if unless(snapshot, state) else Facts(entries=(fact,))
 
         return self._move(saga_id, facts, waits_until=time.monotonic() + ADD_SECONDS)
@@ -213,7 +213,7 @@ class Mover:
         except (LogUnavailableError, Moved, HistoryError) as error:
             emit("saga.look_failed", saga_id=saga.id, error=str(error))
 
-    def _seen(self, snapshot: Snapshot, state: SagaState) -> Facts:
+    def _seen(self, snapshot: Snapshot, state: FoldedSaga) -> Facts:
         entries = _lost(self._known(snapshot), snapshot, state)
         is_in_line = state.lock is not None and not state.lock_granted
         if is_in_line and state.phase is State.RUNNING and self._log.grant_lock(snapshot.saga.id):
@@ -231,7 +231,7 @@ class Mover:
         """
         gave_up = False
 
-        def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:
+        def facts(snapshot: Snapshot, state: FoldedSaga) -> Facts | None:
             nonlocal gave_up
             waits = reason in _AT_EXPIRY and not _is_expired(snapshot, attempt)
             gave_up = _is_open(snapshot, state, attempt) and not waits
@@ -263,7 +263,7 @@ class Mover:
             LogUnavailableError: Postgres did not answer for `RECORD_GRACE_SECONDS`.
         """
 
-        def facts(snapshot: Snapshot, state: SagaState) -> Facts | None:  # noqa: ARG001
+        def facts(snapshot: Snapshot, state: FoldedSaga) -> Facts | None:  # noqa: ARG001
             known = any(_is_about(each.entry, late) for each in snapshot.entries)
             return None if known else Facts(entries=(late,))
 
@@ -341,7 +341,7 @@ class Mover:
             raise LogUnavailableError(f"others hold the row of saga {saga_id}: try it again")
         return None
 
-    def _became_first(self, saga_id: UUID, state: SagaState) -> bool:
+    def _became_first(self, saga_id: UUID, state: FoldedSaga) -> bool:
         """Whether a saga that was just put off may have its lock after all.
 
         Who had it woke the first in line; a look that began before has put that off again.
@@ -367,7 +367,7 @@ class Mover:
             return False
 
 
-def _is_open(snapshot: Snapshot, state: SagaState, attempt: OpenAttempt) -> bool:
+def _is_open(snapshot: Snapshot, state: FoldedSaga, attempt: OpenAttempt) -> bool:
     track = state.step(attempt.id.step).track(attempt.id.direction)
     is_held = any(
         each.id == attempt.id and each.token == attempt.token for each in snapshot.attempts
@@ -386,7 +386,7 @@ def _is_about(entry: Entry, late: LateOutcomeRecorded) -> bool:
     )
 
 
-def _lost(definition: SagaDefinition[Any], snapshot: Snapshot, state: SagaState) -> list[Entry]:
+def _lost(definition: SagaDefinition[Any], snapshot: Snapshot, state: FoldedSaga) -> list[Entry]:
     """Open attempts without a row: the database was restored or failed over; nobody will answer."""
     rows = {(each.id.step, each.id.direction, each.id.number) for each in snapshot.attempts}
     lost: list[Entry] = []

@@ -24,7 +24,7 @@ from orchestrator.payloads import (
     validated,
 )
 from orchestrator.planning import first_look, scheduled
-from orchestrator.state import SagaState, State
+from orchestrator.state import FoldedSaga, State
 from orchestrator.state_machine import decide
 from orchestrator.storage.rows import NewSaga
 from orchestrator.storage.saga_log import new_id
@@ -73,7 +73,7 @@ def new_saga(
         replay_of=None if origin.replay_of is None else str(origin.replay_of),
     )
     moment = datetime.now(UTC)  # any moment serves: first steps are due at once
-    state = apply(SagaState(), Recorded(seq=1, at=moment, entry=started))
+    state = apply(FoldedSaga(), Recorded(seq=1, at=moment, entry=started))
     decision = decide(definition, state, moment, str(saga_id))
     return NewSaga(
         id=saga_id,

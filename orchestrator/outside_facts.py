@@ -39,7 +39,7 @@ from orchestrator.instrumentation import emit
 from orchestrator.mover import ADD_SECONDS, Mover
 from orchestrator.outcomes import printable, told
 from orchestrator.payloads import MAX_BYTES, canonical, checked_key, refuse_card_data, to_json
-from orchestrator.state import TERMINAL, UNENDED, SagaState, State, StepState
+from orchestrator.state import TERMINAL, UNENDED, FoldedSaga, State, StepState
 from orchestrator.storage.complaints import Complaint, complaint_of
 from orchestrator.storage.database import Moved
 from orchestrator.storage.reads import Reads, SagaSummary
@@ -213,7 +213,7 @@ class OutsideFacts:
         )
 
     def _add(
-        self, saga: SagaSummary, fact: Entry, *, unless: Callable[[Snapshot, SagaState], bool]
+        self, saga: SagaSummary, fact: Entry, *, unless: Callable[[Snapshot, FoldedSaga], bool]
     ) -> None:
         """Log a fact and decide at once, or leave the decision to who has the definition."""
         if self._mover.add(saga.id, fact, unless=unless) is not None:
@@ -266,17 +266,17 @@ def _cancel_status(entries: Sequence[Recorded]) -> CancelStatus:
     return CancelStatus.PENDING
 
 
-def _holds(is_told: Callable[[Entry], bool]) -> Callable[[Snapshot, SagaState], bool]:
+def _holds(is_told: Callable[[Entry], bool]) -> Callable[[Snapshot, FoldedSaga], bool]:
     """Whether the log holds such an entry."""
     return lambda snapshot, _: any(is_told(each.entry) for each in snapshot.entries)
 
 
-def _known(state: SagaState, step: str) -> StepState:
+def _known(state: FoldedSaga, step: str) -> StepState:
     """The step, also under the name that it had before the saga was migrated."""
     return state.step(state.renamed.get(step, step))
 
 
-def _is_undone(state: SagaState, step: str, reference: str) -> bool:
+def _is_undone(state: FoldedSaga, step: str, reference: str) -> bool:
     """Whether an undo of that reference, or of an effect of that reference, is believed."""
     known = _known(state, step)
     return reference == known.undo_reference or any(

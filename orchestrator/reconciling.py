@@ -11,7 +11,7 @@ from orchestrator.definition import SagaDefinition
 from orchestrator.entries import Entry, Recorded
 from orchestrator.folding import apply
 from orchestrator.planning import attempt_id, due_in, next_look, scheduled, tells
-from orchestrator.state import PARKED, SagaState
+from orchestrator.state import PARKED, FoldedSaga
 from orchestrator.state_machine import Decision, decide
 from orchestrator.storage.rows import Advance, Closing, Snapshot
 
@@ -27,7 +27,7 @@ class Facts:
 def reconciled(
     definition: SagaDefinition[Any],
     snapshot: Snapshot,
-    state: SagaState,
+    state: FoldedSaga,
     facts: Facts,
     *,
     will_ring: bool,

@@ -34,7 +34,7 @@ from orchestrator.planning import (
     scheduled,
     tells,
 )
-from orchestrator.state import SagaState, State
+from orchestrator.state import FoldedSaga, State
 from orchestrator.state_machine import decide
 from orchestrator.storage.database import Moved
 from orchestrator.storage.rows import Advance, AttemptId, Closing, Scheduled, Snapshot
@@ -173,7 +173,7 @@ class Recorder:
         )
 
     def _next_claim(
-        self, claim: Claim, row: Scheduled, token: UUID, state: SagaState, visible: State
+        self, claim: Claim, row: Scheduled, token: UUID, state: FoldedSaga, visible: State
     ) -> Claim:
         """The claim of the next attempt; it counts once the record is committed."""
         asked = time.monotonic()

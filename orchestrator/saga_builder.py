@@ -12,7 +12,7 @@ from orchestrator.definition import UNDO_RETRY, Retry, SagaDefinition, Step, ste
 from orchestrator.state import State
 
 SagaState = State
-"""The seed's name for a saga's states (`orchestrator.state.SagaState` is what its log folds to)."""
+"""The seed's name for a saga's states."""
 
 P = TypeVar("P", bound=BaseModel)
 

@@ -19,13 +19,13 @@ from orchestrator.actions import Action, AwaitSignal, Park, RunStep, Settle
 from orchestrator.definition import Step
 from orchestrator.entries import Direction, StepWaiting
 from orchestrator.pauses import backoff, not_before
-from orchestrator.state import SagaState, State, StepState, Track
+from orchestrator.state import FoldedSaga, State, StepState, Track
 
 DENIALS = 2
 """How often "not there" must be said before it is believed."""
 
 
-def settle(state: SagaState, step: Step, now: datetime, seed: str) -> Action:
+def settle(state: FoldedSaga, step: Step, now: datetime, seed: str) -> Action:
     """Return what settles a step that may have taken effect."""
     track = state.step(step.name).forward
     if isinstance(track.last, StepWaiting):
@@ -51,7 +51,7 @@ def key_is_young(step: Step, track: Track, due: datetime, now: datetime) -> bool
 
 
 def after_waiting(
-    state: SagaState,
+    state: FoldedSaga,
     step: Step,
     direction: Direction,
     wait: StepWaiting,
@@ -71,7 +71,7 @@ def after_waiting(
     return RunStep(step=step.name, direction=direction, attempt=track.attempts + 1, not_before=due)
 
 
-def run(state: SagaState, step: Step, direction: Direction, due: datetime | None) -> RunStep:
+def run(state: FoldedSaga, step: Step, direction: Direction, due: datetime | None) -> RunStep:
     """Return the next attempt in one direction."""
     track = state.step(step.name).track(direction)
     return RunStep(
@@ -94,7 +94,7 @@ def poison(step: Step) -> Park:
     )
 
 
-def _probe(state: SagaState, step: Step, seed: str) -> Action:
+def _probe(state: FoldedSaga, step: Step, seed: str) -> Action:
     known = state.step(step.name)
     believed = [each for each in known.denials if each >= _quiet_since(known.forward, step)]
     if len(believed) >= DENIALS:

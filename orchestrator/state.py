@@ -231,7 +231,7 @@ _FRESH = StepState()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SagaState:
+class FoldedSaga:
     """A saga at one seq of its log.
 
     Args:

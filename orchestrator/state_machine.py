@@ -61,7 +61,7 @@ from orchestrator.entries import (
 from orchestrator.errors import HistoryError
 from orchestrator.folding import apply
 from orchestrator.going_forward import going_forward, is_past_the_pivot, parked_child
-from orchestrator.state import SagaState, State
+from orchestrator.state import FoldedSaga, State
 from orchestrator.unwinding import after_the_end, unwinding
 
 Definition = SagaDefinition[Any]
@@ -88,14 +88,14 @@ class Decision:
     """
 
     entries: tuple[Entry, ...]
-    state: SagaState
+    state: FoldedSaga
     runs: tuple[RunStep, ...]
     wake_at: datetime | None
     awaits: bool
     visible: State
 
 
-def decide(definition: Definition, state: SagaState, now: datetime, seed: str) -> Decision:
+def decide(definition: Definition, state: FoldedSaga, now: datetime, seed: str) -> Decision:
     """Take every decision that `state` asks for at `now`.
 
     Args:
@@ -114,7 +114,7 @@ def decide(definition: Definition, state: SagaState, now: datetime, seed: str) -
 
 
 def next_actions(
-    definition: Definition, state: SagaState, now: datetime, seed: str
+    definition: Definition, state: FoldedSaga, now: datetime, seed: str
 ) -> tuple[Action, ...]:
     """Name everything that must happen now; empty while the saga waits for an open attempt."""
     match state.phase:
@@ -130,7 +130,7 @@ def next_actions(
             return ()
 
 
-def _while_parked(definition: Definition, state: SagaState, now: datetime) -> tuple[Action, ...]:
+def _while_parked(definition: Definition, state: FoldedSaga, now: datetime) -> tuple[Action, ...]:
     """Go on by itself when what was asked has been answered: by what was heard since."""
     assert state.parked is not None, "a parked saga has a question"
     if state.parked.reason == CLOSING_CHECK:
@@ -181,7 +181,7 @@ def _entry_of(action: Action) -> Entry | None:
 
 def _decision(
     definition: Definition,
-    state: SagaState,
+    state: FoldedSaga,
     now: datetime,
     entries: tuple[Entry, ...],
     actions: Sequence[Action],
@@ -200,7 +200,7 @@ def _decision(
     )
 
 
-def _deadline_ahead(definition: Definition, state: SagaState, now: datetime) -> list[datetime]:
+def _deadline_ahead(definition: Definition, state: FoldedSaga, now: datetime) -> list[datetime]:
     """The saga's deadline, as long as its passing can change anything."""
     deadline = state.deadline_at
     if deadline is None or deadline <= now or state.phase is not State.RUNNING:

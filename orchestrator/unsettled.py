@@ -8,7 +8,7 @@ from datetime import datetime
 
 from orchestrator.entries import Direction, Recorded, StepWaiting
 from orchestrator.folding import apply
-from orchestrator.state import SagaState, State
+from orchestrator.state import FoldedSaga, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ def unsettled(entries: Iterable[Recorded]) -> list[Unsettled]:
     Raises:
         HistoryError: the entries are not a legal history.
     """
-    state = SagaState()
+    state = FoldedSaga()
     since: dict[tuple[str, Direction], Recorded] = {}
     for recorded in entries:
         state = apply(state, recorded)
@@ -43,7 +43,7 @@ def unsettled(entries: Iterable[Recorded]) -> list[Unsettled]:
     ]
 
 
-def _unsettled_in(state: SagaState) -> Iterable[tuple[str, Direction]]:
+def _unsettled_in(state: FoldedSaga) -> Iterable[tuple[str, Direction]]:
     for name, step in state.steps.items():
         for direction, track in step.tracks:
             is_waiting = isinstance(track.last, StepWaiting)

@@ -31,13 +31,13 @@ from orchestrator.going_forward import (
 )
 from orchestrator.pauses import not_before
 from orchestrator.settling import after_waiting, key_is_young, run
-from orchestrator.state import SECOND_EFFECT, UNDO_REQUESTED, SagaState, State, StepState
+from orchestrator.state import SECOND_EFFECT, UNDO_REQUESTED, FoldedSaga, State, StepState
 
 Definition = SagaDefinition[Any]
 
 
 def unwinding(
-    definition: Definition, state: SagaState, now: datetime, seed: str
+    definition: Definition, state: FoldedSaga, now: datetime, seed: str
 ) -> tuple[Action, ...]:
     """Name everything that a saga which is taken back needs now."""
     actions: list[Action] = []
@@ -63,7 +63,7 @@ def unwinding(
     return (ending(definition, state, now, end),)
 
 
-def after_the_end(definition: Definition, state: SagaState) -> tuple[Action, ...]:
+def after_the_end(definition: Definition, state: FoldedSaga) -> tuple[Action, ...]:
     """Name what reopens a saga that had ended: an effect nobody accounts for, or its parent."""
     for each in definition.steps:
         known = state.step(each.name)
@@ -81,7 +81,7 @@ def after_the_end(definition: Definition, state: SagaState) -> tuple[Action, ...
     return ()
 
 
-def needs_undo(state: SagaState, definition: Step) -> bool:
+def needs_undo(state: FoldedSaga, definition: Step) -> bool:
     """Whether the step may have had an effect that no compensation accounts for.
 
     A pivot that proves to have succeeded after the saga had turned round cannot be undone by us.
@@ -140,7 +140,7 @@ def _is_exhausted(step: StepState, definition: Step, now: datetime, seed: str) -
     return track.unsettled and not key_is_young(definition, track, due or now, now)
 
 
-def _next_undo(state: SagaState, step: Step, now: datetime, seed: str) -> list[Action]:
+def _next_undo(state: FoldedSaga, step: Step, now: datetime, seed: str) -> list[Action]:
     known = state.step(step.name)
     if known.undo.open_attempt is not None:
         return []
@@ -156,7 +156,7 @@ def _next_undo(state: SagaState, step: Step, now: datetime, seed: str) -> list[A
     return [run(state, step, Direction.COMPENSATE, due)]
 
 
-def _is_spared(state: SagaState, step: Step) -> bool:
+def _is_spared(state: FoldedSaga, step: Step) -> bool:
     """Whether a later step's compensation undid this one too: it undid an effect that came after.
 
     Where only second effects are taken back, each has to be undone by its own step.

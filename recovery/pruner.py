@@ -25,7 +25,7 @@ from orchestrator.entries import (
 from orchestrator.errors import HistoryError
 from orchestrator.folding import replay
 from orchestrator.money_at_risk import money_at_risk
-from orchestrator.state import SagaState, State, StepState
+from orchestrator.state import FoldedSaga, State, StepState
 from orchestrator.storage.retention import EndedSaga, Retention
 
 BATCH = 500
@@ -177,7 +177,7 @@ def unfinished(entries: Sequence[Mapping[str, Json]]) -> str | None:
     return "uncovered_effect" if _leaves_something(state, log) else None
 
 
-def _leaves_something(state: SagaState, log: Sequence[Recorded]) -> bool:
+def _leaves_something(state: FoldedSaga, log: Sequence[Recorded]) -> bool:
     if state.unwinding is None:  # what was done was meant; only a repetition was not
         return any(each.second_effect for each in state.steps.values())
     ended_seq = max((each.seq for each in log if isinstance(each.entry, _ENDS)), default=0)

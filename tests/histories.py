@@ -35,7 +35,7 @@ from orchestrator.entries import (
     UnknownReason,
 )
 from orchestrator.folding import apply, replay
-from orchestrator.state import SagaState, State
+from orchestrator.state import FoldedSaga, State
 from orchestrator.state_machine import Decision, decide
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -79,7 +79,7 @@ class History:
         self.definition = definition
         self.now = MORNING
         self.log: list[Recorded] = []
-        self.state = SagaState()
+        self.state = FoldedSaga()
         self.decision: Decision
         order = Order(**payload)
         deadline = definition.deadline
@@ -321,6 +321,6 @@ class History:
         self.log.append(recorded)
         self.state = apply(self.state, recorded)
 
-    def replayed(self) -> SagaState:
+    def replayed(self) -> FoldedSaga:
         """The state folded anew from the whole log."""
         return replay(self.log)

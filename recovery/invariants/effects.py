@@ -14,7 +14,7 @@ from datetime import datetime
 
 from orchestrator.entries import Direction, StepStarted, StepSucceeded
 from orchestrator.keys import forward_key, undo_key
-from orchestrator.state import SagaState, State
+from orchestrator.state import FoldedSaga, State
 from orchestrator.storage.histories import SagaHistory
 from recovery.invariants.evidence import Evidence, Violation
 from steps.gateways.sandbox.judge import LedgerRow
@@ -101,12 +101,12 @@ def check_stock(evidence: Evidence) -> Iterator[Violation]:
             )
 
 
-def _checkouts(evidence: Evidence) -> list[tuple[SagaHistory, SagaState]]:
+def _checkouts(evidence: Evidence) -> list[tuple[SagaHistory, FoldedSaga]]:
     """The checkouts whose log folds, with what it folds to (`check_histories` tells the others)."""
     found = []
     for saga in evidence.sagas:
         state = evidence.states[saga.id]
-        if saga.definition == "checkout" and isinstance(state, SagaState):
+        if saga.definition == "checkout" and isinstance(state, FoldedSaga):
             found.append((saga, state))
     return found
 
@@ -122,7 +122,7 @@ def _origins(evidence: Evidence) -> dict[str, _Origin]:
     return origins
 
 
-def _keys(saga: SagaHistory, state: SagaState, step: str, direction: str) -> Iterator[str]:
+def _keys(saga: SagaHistory, state: FoldedSaga, step: str, direction: str) -> Iterator[str]:
     """Every key that the step may have used: each generation, and each effect it undid."""
     known = state.step(step)
     references = {None, *(each.reference for each in known.effects)}

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from orchestrator.errors import HistoryError
 from orchestrator.folding import replay
-from orchestrator.state import SagaState
+from orchestrator.state import FoldedSaga
 from orchestrator.storage.histories import SagaHistory
 from steps.gateways.sandbox.judge import LedgerRow
 from steps.storage.stock import Reservation, StockLevel
@@ -25,7 +25,7 @@ class Evidence:
     reservations: Sequence[Reservation] = ()
 
     @cached_property
-    def states(self) -> Mapping[UUID, SagaState | HistoryError]:
+    def states(self) -> Mapping[UUID, FoldedSaga | HistoryError]:
         """What each log folds to, or why it does not; folded once for all invariants."""
         return {each.id: _folded(each) for each in self.sagas}
 
@@ -42,7 +42,7 @@ class Violation:
         return f"{self.invariant}: {self.subject}: {self.seen}"
 
 
-def _folded(saga: SagaHistory) -> SagaState | HistoryError:
+def _folded(saga: SagaHistory) -> FoldedSaga | HistoryError:
     try:
         return replay(saga.entries)
     except HistoryError as error:

@@ -35,7 +35,7 @@ from orchestrator.entries import (
 )
 from orchestrator.errors import HistoryError
 from orchestrator.folding import replay
-from orchestrator.state import SECOND_EFFECT, SagaState, State
+from orchestrator.state import SECOND_EFFECT, FoldedSaga, State
 from orchestrator.storage.histories import SagaHistory
 from recovery.invariants.evidence import Evidence, Violation
 from recovery.invariants.undoing import left_undone
@@ -85,7 +85,7 @@ def _is_gapless(saga: SagaHistory) -> Iterator[Violation]:
         )
 
 
-def _folds_to_the_stored_state(saga: SagaHistory, state: SagaState) -> Iterator[Violation]:
+def _folds_to_the_stored_state(saga: SagaHistory, state: FoldedSaga) -> Iterator[Violation]:
     stored = State.RUNNING if saga.state is State.WAITING else saga.state
     if state.phase is not stored:
         yield Violation(

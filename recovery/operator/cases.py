@@ -11,7 +11,7 @@ from orchestrator.definitions import Definitions
 from orchestrator.entries import Direction, Entry, Recorded, SagaParked
 from orchestrator.errors import UnknownDefinitionError
 from orchestrator.folding import apply, replay
-from orchestrator.state import PARKED, TERMINAL, SagaState, State, StepState
+from orchestrator.state import PARKED, TERMINAL, FoldedSaga, State, StepState
 from orchestrator.state_machine import Decision, decide
 from orchestrator.storage.rows import SagaRow, Snapshot
 from recovery.operator.refusals import UnknownStepError
@@ -22,7 +22,7 @@ class Case:
     """A saga at one seq; `known` is its definition, or None where this process has it not."""
 
     snapshot: Snapshot
-    state: SagaState
+    state: FoldedSaga
     known: SagaDefinition[Any] | None
 
     @classmethod

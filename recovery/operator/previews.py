@@ -10,7 +10,7 @@ from orchestrator.actions import RunStep
 from orchestrator.coordinator import Coordinator
 from orchestrator.entries import Entry, Json, Outcome, StepFailed, StepProbed
 from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
-from orchestrator.state import SagaState, State
+from orchestrator.state import FoldedSaga, State
 from orchestrator.storage.rows import SagaRow
 from orchestrator.unwinding import needs_undo
 from recovery.operator.cases import Case
@@ -92,7 +92,7 @@ def preview(case: Case, verb: Verb, plan: Plan, gateway: tuple[Answer, ...] | No
     )
 
 
-def effects(state: SagaState) -> tuple[KnownEffect, ...]:
+def effects(state: FoldedSaga) -> tuple[KnownEffect, ...]:
     """Return what the log knows to have happened outside, step by step."""
     return tuple(
         KnownEffect(
@@ -147,7 +147,7 @@ def _text(error: Mapping[str, Any]) -> str:
     return f"{error.get('type')}: {error.get('message')}"
 
 
-def _to_undo(case: Case, state: SagaState) -> tuple[str, ...]:
+def _to_undo(case: Case, state: FoldedSaga) -> tuple[str, ...]:
     if state.phase not in (State.COMPENSATING, State.FAILED_COMPENSATION):
         return ()
     return tuple(each.name for each in reversed(case.definition.steps) if needs_undo(state, each))

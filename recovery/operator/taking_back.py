@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from orchestrator.books import movements
 from orchestrator.context import Movement
 from orchestrator.entries import Json
-from orchestrator.state import SagaState
+from orchestrator.state import FoldedSaga
 
 UNDOES: Mapping[str, str] = {"authorize": "void", "capture": "refund"}
 """What takes back which kind of movement."""
 
 
-def taken_back(state: SagaState, step: str, reference: str | None) -> list[dict[str, Json]]:
+def taken_back(state: FoldedSaga, step: str, reference: str | None) -> list[dict[str, Json]]:
     """Return the movements that undo the step's outstanding effect, whole, under one reference.
 
     Empty where that effect moved no money, or none is known.

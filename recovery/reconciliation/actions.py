@@ -23,7 +23,7 @@ from orchestrator.entries import Recorded
 from orchestrator.errors import AmendsError, StateConflictError
 from orchestrator.folding import replay
 from orchestrator.keys import step_keys
-from orchestrator.state import SagaState
+from orchestrator.state import FoldedSaga
 from orchestrator.storage.alerts import Alerts
 from orchestrator.storage.reads import SagaSummary
 from orchestrator.storage.saga_log import SagaLog
@@ -56,7 +56,7 @@ class NotYetError(AmendsError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Owner:
     saga: SagaSummary
-    state: SagaState
+    state: FoldedSaga
     log: Sequence[Recorded]
     keys: set[str]
 

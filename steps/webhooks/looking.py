@@ -18,7 +18,7 @@ from orchestrator.entries import Recorded
 from orchestrator.errors import StepError
 from orchestrator.folding import replay
 from orchestrator.keys import step_keys
-from orchestrator.state import SagaState
+from orchestrator.state import FoldedSaga
 from orchestrator.storage.database import Database
 from orchestrator.storage.reads import SagaSummary
 from orchestrator.storage.saga_log import SagaLog
@@ -78,7 +78,7 @@ class _Case:
     """A saga that a payment may belong to, with its log."""
 
     saga: SagaSummary
-    state: SagaState
+    state: FoldedSaga
     log: Sequence[Recorded]
 
 

@@ -29,7 +29,7 @@ from orchestrator.entries import (
     StepWaiting,
     UndoFailed,
 )
-from orchestrator.state import SagaState, State, StepState
+from orchestrator.state import FoldedSaga, State, StepState
 from steps.gateways.payment import ChargeResult, ChargeStatus, RefundResult, RefundStatus
 from steps.money import Money
 from steps.payment import AUTHENTICATED, captured_payment, held_payment
@@ -83,7 +83,7 @@ News = PayerAnswered | EffectProved | RefundSettled | RefundFailed
 Finding = News | NotYet | Question
 
 
-def weigh(payment: ChargeResult, state: SagaState, log: Sequence[Recorded]) -> list[Finding]:
+def weigh(payment: ChargeResult, state: FoldedSaga, log: Sequence[Recorded]) -> list[Finding]:
     """Return what the saga of that state and log has to be told of its payment; maybe nothing."""
     found = [
         *_of_the_hold(payment, state),
@@ -96,7 +96,7 @@ def weigh(payment: ChargeResult, state: SagaState, log: Sequence[Recorded]) -> l
     return found
 
 
-def _of_the_hold(payment: ChargeResult, state: SagaState) -> Iterator[Finding]:
+def _of_the_hold(payment: ChargeResult, state: FoldedSaga) -> Iterator[Finding]:
     step = state.step(AUTHORIZE)
     if payment.status is ChargeStatus.REQUIRES_ACTION or _knows(step, payment.reference):
         return
@@ -116,7 +116,7 @@ def _of_the_hold(payment: ChargeResult, state: SagaState) -> Iterator[Finding]:
         yield EffectProved(step=AUTHORIZE, effect=held_payment(payment))
 
 
-def _of_the_capture(payment: ChargeResult, state: SagaState) -> Iterator[Finding]:
+def _of_the_capture(payment: ChargeResult, state: FoldedSaga) -> Iterator[Finding]:
     step = state.step(CAPTURE)
     if payment.captured == payment.refunded or _knows(step, payment.reference):
         return
@@ -132,7 +132,7 @@ def _of_the_capture(payment: ChargeResult, state: SagaState) -> Iterator[Finding
 
 
 def _of_a_refund(
-    refund: RefundResult, payment: ChargeResult, state: SagaState, log: Sequence[Recorded]
+    refund: RefundResult, payment: ChargeResult, state: FoldedSaga, log: Sequence[Recorded]
 ) -> Iterator[Finding]:
     if refund.reference not in _told_of(log):
         yield from _of_a_strange_refund(refund, payment, state)
@@ -150,7 +150,7 @@ def _of_a_refund(
 
 
 def _of_a_strange_refund(
-    refund: RefundResult, payment: ChargeResult, state: SagaState
+    refund: RefundResult, payment: ChargeResult, state: FoldedSaga
 ) -> Iterator[Finding]:
     """Of a refund that the log does not speak of. After the end it is the shop's own affair."""
     if state.is_terminal:
@@ -167,7 +167,7 @@ def _knows(step: StepState, reference: str) -> bool:
     return any(each.reference == reference for each in step.effects)
 
 
-def _waits(step: StepState, state: SagaState) -> bool:
+def _waits(step: StepState, state: FoldedSaga) -> bool:
     return (
         state.phase is State.RUNNING
         and not step.effects
@@ -175,16 +175,16 @@ def _waits(step: StepState, state: SagaState) -> bool:
     )
 
 
-def _is_first_of(step: StepState, state: SagaState) -> bool:
+def _is_first_of(step: StepState, state: FoldedSaga) -> bool:
     """Whether it would count as the step's own, for steps after it to work with."""
     return not step.effects and state.unwinding is None
 
 
-def _price(state: SagaState) -> Money:
+def _price(state: FoldedSaga) -> Money:
     return Money(minor=state.payload["amount_minor"], currency=state.payload["currency"])
 
 
-def _differs(verb: str, payment: ChargeResult, state: SagaState) -> str:
+def _differs(verb: str, payment: ChargeResult, state: FoldedSaga) -> str:
     return f"{payment.reference} {verb} {payment.amount}, and the order costs {_price(state)}"
 
 

@@ -19,7 +19,7 @@ from kombu.transport.redis import Channel
 from orchestrator import coordinator, keys
 from orchestrator.definitions import Definitions
 from orchestrator.errors import HistoryError
-from orchestrator.state import SagaState, State
+from orchestrator.state import FoldedSaga, State
 from orchestrator.storage import statements
 from orchestrator.storage.database import create_engine, run_inside
 from orchestrator.storage.rows import Advance, AttemptId, Claimed
@@ -209,7 +209,7 @@ def test_with_the_attempt_in_the_key_the_payer_is_charged_twice_and_it_is_notice
 ) -> None:
     clean = run(world, "tok_ok", Fault()).fault.names
 
-    def key_with_attempt(state: SagaState, definition: str, key: str, step: str, way: str) -> str:
+    def key_with_attempt(state: FoldedSaga, definition: str, key: str, step: str, way: str) -> str:
         attempt = state.step(step).track(way).attempts
         return f"{keys.key_of(state, definition, key, step, way)}-{attempt}"
 

@@ -22,7 +22,7 @@ from orchestrator.entries import (
 )
 from orchestrator.errors import HistoryError
 from orchestrator.folding import apply, replay
-from orchestrator.state import PHASES, SagaState, State
+from orchestrator.state import PHASES, FoldedSaga, State
 from tests.histories import FORWARD, MORNING, History, doing, saga
 
 STARTED = SagaStarted(payload={})
@@ -101,7 +101,7 @@ def test_a_step_nothing_happened_to_is_fresh() -> None:
 def test_what_an_operator_closed_is_final() -> None:
     left = {state for state, _ in PHASES}
     assert State.RESOLVED not in left
-    assert not SagaState().is_terminal
+    assert not FoldedSaga().is_terminal
 
 
 def test_the_first_cancel_is_the_one_that_counts() -> None:
