@@ -25,7 +25,7 @@ def shop(deployment: Deployment) -> Deployment:
     deployment.definitions += [HASTY, FORGETFUL]
     deployment.variables |= {
         "sweep_seconds": 0.5,
-        "lease_seconds": 1,
+        "lease_seconds": 3,
         "sagas": "tests.hasty_checkouts",
     }
     return deployment

