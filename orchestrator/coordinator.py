@@ -42,7 +42,7 @@ from orchestrator.mover import Mover
 from orchestrator.payloads import read_back
 from orchestrator.planning import Serves
 from orchestrator.recording import Plan, Recorder, closing_of, is_recorded
-from orchestrator.settling import is_believed, shown_since
+from orchestrator.settling import believed_since
 from orchestrator.storage.database import Database
 from orchestrator.storage.rows import AttemptId, Snapshot
 from orchestrator.storage.saga_log import SagaLog
@@ -278,8 +278,9 @@ def _undo_found_nothing(claim: Claim, answer: NotLanded) -> StepSucceeded | Step
     """What was not found is not undone, until it must be shown if it were there."""
     step, attempt = claim.step, claim.attempt
     known = claim.state.step(step.name)
-    since = shown_since(known, step.lag if answer.lag is None else answer.lag)
-    if claim.state.effect_to_undo(step.name) or is_believed(known, claim.claimed_at, since):
+    lag = step.lag if answer.lag is None else answer.lag
+    since = believed_since(known, claim.claimed_at, lag)
+    if claim.state.effect_to_undo(step.name) or since is None:
         return outcomes.succeeded(step, attempt.direction, attempt.number, NothingThere())
     return outcomes.denied(step, attempt.number, answer, max(since - claim.now(), timedelta(0)))
 

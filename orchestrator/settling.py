@@ -114,16 +114,19 @@ def _probe(state: FoldedSaga, step: Step, seed: str) -> Action:
     return run(state, step, Direction.PROBE, due)
 
 
-def shown_since(step: StepState, lag: timedelta) -> datetime:
-    """From when on the other side shows everything that a settled step did there."""
-    ended_at = step.forward.ended_at
-    assert ended_at is not None, "only a step that was tried is undone"
-    return ended_at + lag
+def believed_since(step: StepState, asked_at: datetime, lag: timedelta) -> datetime | None:
+    """Return from when on an undo's "not there" counts, or None when it is believed by now.
 
+    From then on the other side shows everything that the settled step did there. When the step's
+    budget began anew, its end is forgotten, and the first look stands for it.
 
-def is_believed(step: StepState, asked_at: datetime, since: datetime) -> bool:
-    """Whether "not there" counts, now that an undo which began at `asked_at` was told so too."""
-    return sum(each >= since for each in (*step.denials, asked_at)) >= DENIALS
+    Args:
+        asked_at: when the undo began that was told so last.
+        lag: of the other side.
+    """
+    asked = (*step.denials, asked_at)
+    since = (step.forward.ended_at or min(asked)) + lag
+    return None if sum(each >= since for each in asked) >= DENIALS else since
 
 
 def _quiet_since(track: Track, step: Step) -> datetime:

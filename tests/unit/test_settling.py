@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from orchestrator.definition import PROBE_RETRY, Retry
-from orchestrator.entries import StepStarted, UnknownReason
+from orchestrator.entries import CancelRequested, SagaUnparked, StepStarted, UnknownReason
 from orchestrator.keys import key_of
+from orchestrator.settling import believed_since
 from orchestrator.state import State
 from tests.histories import COMPENSATE, FORWARD, PROBE, QUICK, History, doing, nothing, saga
 
@@ -163,6 +165,25 @@ def test_a_new_attempt_makes_denials_of_an_undo_worthless() -> None:
     assert history.state.step("pay").denials != ()
     history.appends(StepStarted(step="pay", direction=FORWARD, attempt=2, owner="me"))
     assert history.state.step("pay").denials == ()
+
+
+def test_an_undo_of_a_step_whose_budget_began_anew_counts_the_lag_from_its_first_look() -> None:
+    history = probing()
+    while history.visible is not State.STUCK:
+        history.probed("pay", landed=None)
+    history.settles("pay", landed=False).appends(
+        CancelRequested(reason="looked at the bank", actor="ada"),
+        SagaUnparked(by="ada", fresh=["pay"]),
+    )
+    first = history.looks().now
+    asked = [first, first + LAG, first + LAG + timedelta(seconds=1)]
+
+    assert history.wants == ["undo pay#1"]
+    for number, moment in enumerate(asked[:2]):
+        step = replace(history.state.step("pay"), denials=tuple(asked[:number]))
+        assert believed_since(step, moment, LAG) == first + LAG
+    last = replace(history.state.step("pay"), denials=tuple(asked[:2]))
+    assert believed_since(last, asked[2], LAG) is None
 
 
 def denied(history: History, **options: Any) -> History:
