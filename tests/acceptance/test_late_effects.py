@@ -65,7 +65,11 @@ def two_charges(shop: Deployment, key: str, *, second: str | None = None) -> tup
 
 
 def heard_late(shop: Deployment, saga_id: UUID) -> None:
+    def is_acted_on() -> bool:
+        return kinds(shop, saga_id)[-1] != "LateOutcomeRecorded"
+
     until(lambda: "LateOutcomeRecorded" in kinds(shop, saga_id), what="the late outcome")
+    until(is_acted_on, what="the decision that it leads to")
     until(lambda: shop.client.get(saga_id).is_terminal, seconds=60, what="the end, again")
 
 

@@ -122,15 +122,19 @@ def test_every_durable_action_goes_through_the_seam(
 ) -> None:
     world = replace(world, in_place=in_place)
     run(world, token, Fault())  # connections, prepared statements and lazy resources exist now
-    fault = Fault()
-    with counted_outside(world) as outside:
-        run(world, token, fault)
 
-    seen = Counter(name.partition(".")[0] for name in fault.names)
-    print(f"\nK = {len(fault.names)}: {', '.join(fault.names)}")
-    assert seen["gateway"] + seen["carrier"] == outside.requests
-    assert seen["ring"] == outside.publishes
-    assert len(fault.names) - outside.requests - outside.publishes == outside.commits
+    def has_named_all() -> bool:
+        fault = Fault()
+        with counted_outside(world) as outside:
+            run(world, token, fault)
+        seen = Counter(name.partition(".")[0] for name in fault.names)
+        print(f"\nK = {len(fault.names)}: {', '.join(fault.names)}; {outside}")
+        assert seen["gateway"] + seen["carrier"] == outside.requests
+        assert seen["ring"] == outside.publishes
+        return len(fault.names) - outside.requests - outside.publishes == outside.commits
+
+    # Postgres' own vacuum may write in the midst of a run, and is counted too.
+    assert any(has_named_all() for _ in range(5))
 
 
 @pytest.mark.parametrize("mode", MODES)
