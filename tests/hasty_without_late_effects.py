@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.mover import Mover
-from tests.hasty_checkouts import FORGETFUL, HASTY
+from tests.hasty_with_long_calls import HASTY
 
-__all__ = ["FORGETFUL", "HASTY"]
+__all__ = ["HASTY"]
 
 
 def forget(_mover: Any, _saga_id: Any, _late: Any) -> None:

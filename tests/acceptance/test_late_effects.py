@@ -43,12 +43,19 @@ def kinds(shop: Deployment, saga_id: UUID) -> list[str]:
     return [type(each.entry).__name__ for each in shop.entries(saga_id)]
 
 
-def two_charges(shop: Deployment, key: str, *, second: str | None = None) -> tuple[UUID, Member]:
+def two_charges(
+    shop: Deployment,
+    key: str,
+    *,
+    second: str | None = None,
+    sagas: str = "tests.hasty_with_long_calls",
+) -> tuple[UUID, Member]:
     """Stop a worker behind a charge; let the gateway forget its key, so that another charges again.
 
     Returns once the saga has ended with the second charge, or with its refusal.
     """
     shop.judge.script("hold_after", operation="authorize", order_reference=key)
+    shop.variables |= {"sagas": sagas, "gateway_timeout_seconds": 150}
     workers = shop.start_workers(2)
     saga_id = start(shop, key)
     [holder] = shop.wait_held(1)
@@ -91,8 +98,7 @@ def test_a_second_charge_of_a_completed_saga_is_taken_back_alone(shop: Deploymen
 
 
 def test_without_late_outcomes_money_stays_on_hold_and_it_is_noticed(shop: Deployment) -> None:
-    shop.variables["sagas"] = "tests.hasty_without_late_effects"
-    saga_id, stopped = two_charges(shop, "o-2")
+    saga_id, stopped = two_charges(shop, "o-2", sagas="tests.hasty_without_late_effects")
 
     stopped.signal(signal.SIGCONT)
     until(lambda: bool(stopped.events("saga.stale_result_refused")), what="the refusal")
