@@ -47,7 +47,7 @@ def test_a_short_call_is_never_extended_and_the_thread_goes() -> None:
     before = set(threads())
     extensions = Extensions()
     heartbeat = IdempotencyHeartbeat(extensions)
-    first, second = (claim_of(lease_seconds=3000) for _ in range(2))
+    first, second = (claim_of(lease_seconds=30) for _ in range(2))
     with heartbeat.kept(first), heartbeat.kept(second):
         [thread] = set(threads()) - before
     until(lambda: not thread.is_alive())
