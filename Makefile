@@ -5,6 +5,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+MUTANTS_ARGS ?=
 CHAOS_ARGS ?=
 
 export PYTHON
@@ -17,7 +18,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --universal --python-ve
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check chaos chaos-short bench lock wheel format clean
+.PHONY: help demo test check chaos chaos-short mutants bench lock wheel format clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +46,10 @@ chaos: ## Crash at every point, kill, stop, flush, restart; check the invariants
 chaos-short: ## A slice of chaos that fits into CI
 	$(INSTALL) dev
 	@$(PYTEST) tests/chaos -m "not long" $(CHAOS_ARGS)
+
+mutants: ## Take each protection out, one at a time, and see its test fail
+	$(INSTALL) dev
+	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 bench: ## Measure sagas per second and CPU per saga
 	$(INSTALL) dev
