@@ -35,7 +35,7 @@ from queue import SimpleQueue
 ROOT = Path(__file__).parents[2]
 TEST_SECONDS = 300
 TESTS_FAILED = 1
-"""pytest's exit code when tests ran and some failed; a module that cannot be imported is another."""
+"""pytest exits with this when tests ran and some failed, not when a module does not import."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
