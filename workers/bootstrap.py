@@ -39,7 +39,7 @@ from steps.storage.webhook_inbox import WebhookRows
 from steps.velocity import VelocityTracker
 from steps.webhooks.inbox import WebhookInbox
 from steps.webhooks.looking import Looking
-from workers.broker import broker_configuration
+from workers.broker import client_configuration
 from workers.hand_off import CeleryDoorbell
 from workers.resilience.guards import Numbers, SharedGuards
 from workers.resilience.shared_server import SharedServer
@@ -140,7 +140,7 @@ def build_doorbell(settings: Settings) -> Doorbell:
     if settings.broker_url is None:
         return SilentDoorbell()
     app = Celery("amends-client", set_as_current=False)
-    app.conf.update(broker_configuration(settings))
+    app.conf.update(client_configuration(settings))
     _after_fork(app, lambda forgotten: forgotten._after_fork())  # noqa: SLF001 - no public name
     return CeleryDoorbell(app)
 

@@ -65,6 +65,14 @@ _REDIS: Mapping[str, Any] = {
 }
 
 
+_IMPATIENT: Mapping[str, Any] = {
+    # Connecting and publishing together hold a start for less than two seconds, however deaf the
+    # broker is. A consumer must wait longer: Redis answers its BRPOP after one.
+    "socket_timeout": 0.9,
+    "socket_connect_timeout": 0.9,
+}
+
+
 def broker_configuration(settings: Settings) -> dict[str, Any]:
     """Return the Celery settings that make an app use the broker as a doorbell."""
     return {
@@ -75,6 +83,14 @@ def broker_configuration(settings: Settings) -> dict[str, Any]:
         "task_acks_late": _redelivers(settings),
         "task_reject_on_worker_lost": _redelivers(settings),
     }
+
+
+def client_configuration(settings: Settings) -> dict[str, Any]:
+    """Return the same for an app that only publishes, in a caller who waits for it."""
+    configuration = broker_configuration(settings)
+    if settings.is_redis:
+        configuration["broker_transport_options"] |= _IMPATIENT
+    return configuration
 
 
 def worker_configuration(settings: Settings) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from orchestrator.state import State
 from orchestrator.storage.database import Database, Row
 from orchestrator.storage.rows import RING_PATIENCE_SECONDS, AttemptId, OpenAttempt
 
-BLIND_PATIENCE_SECONDS = 900.0
-"""How long a ring is trusted while the depth of its queue cannot be read."""
+BLIND_PATIENCE_SECONDS = 30.0
+"""How long a ring is trusted while the depth of its queue cannot be read; no ring is for longer."""
 
 LOOK_BATCH = 100
 """So many due sagas are taken at once. Written into the statement: a limit that Postgres does not
@@ -81,10 +81,14 @@ FROM picked WHERE (t.saga_id, t.step, t.direction, t.number)
 {_RINGS}
 """
 
+# A queue's messages are counted whoever they are for, and so is what they are to be held against:
+# those of another deployment's sagas must not pass for ours.
 RUNG = """
-SELECT t.queue, count(*), count(*) FILTER (WHERE t.ring_at <= clock_timestamp())
+SELECT t.queue, count(*),
+    count(*) FILTER (WHERE t.ring_at <= clock_timestamp()
+        AND s.definition_hash = ANY(%(hashes)s::text[]))
 FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
-WHERE t.token IS NULL AND t.rung_count > 0 AND s.definition_hash = ANY(%(hashes)s::text[])
+WHERE t.token IS NULL AND t.rung_count > 0
 GROUP BY t.queue
 """
 
@@ -165,7 +169,10 @@ WHERE due_at > clock_timestamp() AND look_count > 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """The rung and unclaimed attempts of one queue; `overdue` of them rang a good while ago."""
+    """The rung and unclaimed attempts of one queue, whoever knows their sagas.
+
+    `overdue` are those of our definitions that rang a good while ago.
+    """
 
     queue: str
     rung: int
@@ -232,7 +239,7 @@ class Attempts:
         return rows[0][0] if rows else None
 
     def backlogs(self, hashes: Sequence[str]) -> list[Backlog]:
-        """Return, per queue, how many attempts were rung and are unclaimed; empty if none is late.
+        """Return, per queue where ours are late, how many attempts were rung and are unclaimed.
 
         Counting reads every unclaimed attempt, so it is done only when one is overdue.
         """

@@ -15,6 +15,9 @@ from tests.worker_processes import until
 from workers import connect
 from workers.local_servers.running_servers import RunningServers
 
+TWICE_SECONDS = 45.0
+"""Two incidents in a row: what every saga may still need once the broker is back for good."""
+
 RING_NOW = "UPDATE amends.attempt SET ring_at = clock_timestamp() WHERE token IS NULL"
 
 
@@ -79,6 +82,41 @@ def test_sagas_start_and_move_while_the_broker_is_down(
         f"broker down: {size.sagas} starts took {spread(took)}, {ended} ended meanwhile, "
         f"at rest {rest:.1f} s after it was back"
     )
+    assert deployment.violations(expected(orders)) == []
+    assert deployment.counts() == expected(orders)
+
+
+@sizes(Size(sagas=60, sweep=1, outage=1, is_aged=True), Size(sagas=800, outage=20, seconds=400))
+def test_a_broker_lost_twice_delays_nothing_for_longer_than_45_seconds(
+    deployment: Deployment, servers: RunningServers, size: Size
+) -> None:
+    deployment.variables |= {"sweep_seconds": size.sweep, "hand_off": "broker"}
+    deployment.start_workers(2)
+    orders = mixed(size.sagas)
+    deployment.judge.script("slow_before", times=None, operation="authorize", delay_ms=1_000)
+    deployment.start_orders(orders)
+    until(lambda: deployment.ended() > 0, what="the first end")
+
+    def lose_the_broker() -> int:
+        lost = deployment.queue_length()
+        servers.valkey.kill()
+        until(lambda: "Connection to broker lost" in deployment.members[0].log, what="the loss")
+        time.sleep(size.outage)  # an outage lasts
+        servers.valkey.start()
+        deployment.broker.flushall()
+        return lost
+
+    lost = [lose_the_broker()]
+    if size.is_aged:
+        deployment.execute(RING_NOW)
+    until(lambda: deployment.queue_length() > 0, what="rings after the first outage")
+    lost.append(lose_the_broker())
+    deployment.judge.clear_faults()
+    rest = deployment.wait_at_rest(size.seconds)
+
+    measured(f"broker lost twice, with {lost} messages: at rest {rest:.1f} s after the second")
+    assert min(lost) > 0
+    assert rest <= TWICE_SECONDS
     assert deployment.violations(expected(orders)) == []
     assert deployment.counts() == expected(orders)
 
