@@ -7,6 +7,9 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 MUTANTS_ARGS ?=
 CHAOS_ARGS ?=
+SEED ?= 1
+SAGAS ?= 3000
+MINUTES ?= 5
 
 export PYTHON
 BIN := .venv/bin
@@ -18,7 +21,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --universal --python-ve
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check chaos chaos-short mutants bench lock wheel format clean
+.PHONY: help demo test check chaos chaos-full chaos-short mutants bench lock wheel format clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,13 +42,18 @@ check: ## Format, lint, types, import contracts and the fast tests
 	@$(BIN)/lint-imports
 	@$(PYTEST) --quiet tests/unit tests/architecture -m "not long" $(PYTEST_ARGS)
 
-chaos: ## Crash at every point, kill, stop, flush, restart; check the invariants (long)
+chaos: ## Checkouts under faults from outside, and a verdict: SEED=1 SAGAS=15000 MINUTES=20
+	$(INSTALL) dev
+	@$(BIN)/python -m tests.chaos.black_box --seed $(SEED) --sagas $(SAGAS) --minutes $(MINUTES) $(CHAOS_ARGS)
+
+chaos-full: ## Every chaos test at its full size: crash at every point, kill, stop, flush, restart (long)
 	$(INSTALL) dev
 	@$(PYTEST) tests/chaos tests/acceptance tests/unit/test_simulation.py tests/integration/http $(CHAOS_ARGS)
 
 chaos-short: ## A slice of chaos that fits into CI
 	$(INSTALL) dev
 	@$(PYTEST) tests/chaos -m "not long" $(CHAOS_ARGS)
+	@$(BIN)/python -m tests.chaos.black_box --seed 1 --sagas 400 --minutes 1 --rate 20
 
 mutants: ## Take each protection out, one at a time, and see its test fail
 	$(INSTALL) dev
