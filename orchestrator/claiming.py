@@ -19,7 +19,7 @@ from orchestrator.context import Lease
 from orchestrator.definition import SagaDefinition, Step
 from orchestrator.definitions import Definitions
 from orchestrator.entries import Recorded, StepStarted
-from orchestrator.errors import HistoryError, LogUnavailableError
+from orchestrator.errors import LogUnavailableError
 from orchestrator.folding import apply, replay
 from orchestrator.instrumentation import emit
 from orchestrator.leases import Leases
@@ -29,6 +29,7 @@ from orchestrator.state_machine import decide
 from orchestrator.storage.database import Moved
 from orchestrator.storage.rows import AttemptId, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.troubles import NewerLogError, fold_of, is_its_own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class Claims:
     Args:
         owner: names this process in the log; asked anew after a fork.
         hand_back: ends a claim that nobody wants before its step is called.
+        set_aside: parks a saga because of what was raised while it was handled.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class Claims:
         *,
         owner: Callable[[], str],
         hand_back: Callable[[Claim], object],
+        set_aside: Callable[[UUID, Exception], object],
     ) -> None:
         self._log = log
         self._definitions = definitions
         self._leases = leases
         self._owner = owner
         self._hand_back = hand_back
+        self._set_aside = set_aside
 
     def claim(self, attempt: AttemptId) -> Claim | None:
         """Claim an attempt; see `orchestrator.coordinator.Coordinator.claim`."""
@@ -84,8 +88,13 @@ class Claims:
                 return self._claim_once(attempt)
             except LogUnavailableError:
                 return self._claim_once(attempt)
-        except HistoryError as error:
+        except NewerLogError as error:
             emit("saga.unreadable", saga_id=attempt.saga_id, error=str(error))
+            return None
+        except Exception as error:
+            if not is_its_own(error):
+                raise
+            self._set_aside(attempt.saga_id, error)
             return None
 
     def _claim_once(self, attempt: AttemptId) -> Claim | None:
@@ -107,7 +116,7 @@ class Claims:
             return self._claim_in_doubt(attempt, token, asked)
         if claimed is None:
             return None
-        before = replay(claimed.entries)
+        before = fold_of(claimed.entries)
         entry = started(attempt, self._owner())
         state = apply(before, Recorded(seq=claimed.saga.seq, at=claimed.now, entry=entry))
         lease = self._leases.add(attempt, token, claimed.timeout_seconds, asked)
@@ -124,7 +133,7 @@ class Claims:
         row = next((each for each in snapshot.attempts if each.token == token), None)
         if row is None:
             return None
-        before = replay(snapshot.entries[: _place_of_start(snapshot, attempt)])
+        before = fold_of(snapshot.entries[: _place_of_start(snapshot, attempt)])
         state = replay(snapshot.entries[before.seq :], before)
         lease = self._leases.add(attempt, token, row.timeout_seconds, asked)
         claim = self._claim(
@@ -135,7 +144,10 @@ class Claims:
     def _if_wanted(self, claim: Claim, before: FoldedSaga) -> Claim | None:
         """Hand back what the log did not ask for when it was claimed: the row outlived that."""
         saga_id = claim.attempt.saga_id
-        runs = decide(claim.definition, before, claim.claimed_at, str(saga_id)).runs
+        try:
+            runs = decide(claim.definition, before, claim.claimed_at, str(saga_id)).runs
+        except Exception:  # noqa: BLE001 - it is handed back, and set aside with the record
+            runs = ()
         if claim.attempt in {attempt_id(saga_id, run) for run in runs}:
             return claim
         self._hand_back(claim)

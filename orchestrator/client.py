@@ -28,8 +28,10 @@ from orchestrator.storage.callers_transaction import Transaction
 from orchestrator.storage.database import Database
 from orchestrator.storage.reads import Reads, SagaSummary
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.set_aside import SetAside
 from orchestrator.storage.signals import Signals
 from orchestrator.storage.tombstones import Tombstones
+from orchestrator.troubles import Troubles
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -62,7 +64,8 @@ class SagaClient:
         signals = Signals(database)
         self._log = SagaLog(database)
         self._reads = Reads(database)
-        mover = Mover(self._log, signals, Tombstones(database), definitions, doorbell)
+        troubles = Troubles(SetAside(database))
+        mover = Mover(self._log, signals, Tombstones(database), definitions, doorbell, troubles)
         self._outside = OutsideFacts(self._log, self._reads, signals, mover)
         self._starting = Starting(self._log, definitions, doorbell, self._outside.look)
         self._on_close = on_close

@@ -39,13 +39,15 @@ from orchestrator.guarding import Guards, Unguarded
 from orchestrator.keys import key_of, step_key
 from orchestrator.leases import Gate, Leases
 from orchestrator.mover import Mover
-from orchestrator.payloads import read_back
+from orchestrator.payloads import payload_fits, read_back
 from orchestrator.planning import Serves
 from orchestrator.recording import Plan, Recorder, closing_of, is_recorded
 from orchestrator.settling import believed_since
+from orchestrator.state import PAYLOAD
 from orchestrator.storage.database import Database
 from orchestrator.storage.rows import AttemptId, Snapshot
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.set_aside import SetAside
 from orchestrator.storage.signals import Signals
 from orchestrator.storage.step_transaction import (
     StepTransaction,
@@ -53,6 +55,7 @@ from orchestrator.storage.step_transaction import (
     step_transaction,
 )
 from orchestrator.storage.tombstones import Tombstones
+from orchestrator.troubles import Troubles
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -85,7 +88,14 @@ class Coordinator:
         self.log = SagaLog(database)
         self.definitions = definitions
         self.doorbell = doorbell
-        self.mover = Mover(self.log, Signals(database), Tombstones(database), definitions, doorbell)
+        self.mover = Mover(
+            self.log,
+            Signals(database),
+            Tombstones(database),
+            definitions,
+            doorbell,
+            Troubles(SetAside(database)),
+        )
         self.leases = Leases(self.log, lease)
         self.gate = Gate()
         self._database = database
@@ -102,7 +112,12 @@ class Coordinator:
             self.log, doorbell, self.mover, self.leases, owner=owner, drains=drains
         )
         self._claims = Claims(
-            self.log, definitions, self.leases, owner=owner, hand_back=self._recorder.hand_back
+            self.log,
+            definitions,
+            self.leases,
+            owner=owner,
+            hand_back=self._recorder.hand_back,
+            set_aside=self.mover.set_aside,
         )
 
     def claim(self, attempt: AttemptId) -> Claim | None:
@@ -128,6 +143,9 @@ class Coordinator:
                 if claim.step.transactional:
                     return self._run_in_transaction(claim, serves)
                 return self._recorder.record(claim, self._call(claim, None), serves)
+        except _NotCalledError as error:
+            self._put_aside(claim, error.cause)
+            return None
         finally:
             self.leases.remove(claim.token)
 
@@ -157,7 +175,10 @@ class Coordinator:
             claimed_at=snapshot.now,
             claimed_monotonic=now,
         )
-        return self._call(question, None)
+        try:
+            return self._call(question, None)
+        except _NotCalledError as error:
+            return self._failed_without_effect(question, error.cause)
 
     def _call(self, claim: Claim, connection: Connection | None) -> Outcome:
         step, attempt = claim.step, claim.attempt
@@ -169,8 +190,8 @@ class Coordinator:
         assert function is not None, "only what a step declares is asked for"
         try:
             context = self._context(claim, connection)
-        except Exception as error:  # noqa: BLE001 - the step was not called: no effect
-            return self._failed_without_effect(claim, error)
+        except Exception as error:
+            raise _NotCalledError(error) from error
         if claim.lease.valid_until <= time.monotonic():
             # Somebody else may run it by now.
             return outcomes.released(step, attempt.direction, attempt.number)
@@ -183,6 +204,17 @@ class Coordinator:
             return outcomes.succeeded(step, attempt.direction, attempt.number, returned)
         except Exception as error:  # noqa: BLE001 - every way to end becomes one value
             return outcomes.raised(step, attempt.direction, attempt.number, error)
+
+    def _put_aside(self, claim: Claim, error: Exception) -> None:
+        """Hand back a step that could not be given its payload: trying again cannot help.
+
+        No budget is spent and nothing is taken back for it, for the undo would not get it either.
+        """
+        step, attempt = claim.step, claim.attempt
+        released = outcomes.released(step, attempt.direction, attempt.number)
+        if self.log.append_outcome(closing_of(claim), released):
+            fits = payload_fits(claim.definition, claim.state.payload)
+            self.mover.set_aside(attempt.saga_id, error, None if fits else PAYLOAD)
 
     def _context(self, claim: Claim, connection: Connection | None) -> StepContext[Any]:
         attempt, state, name = claim.attempt, claim.state, claim.attempt.step
@@ -231,8 +263,11 @@ class Coordinator:
     def _record_with_its_writes(
         self, claim: Claim, outcome: StepSucceeded, serves: Serves, transaction: StepTransaction
     ) -> Claim | None:
-        plan = self._recorder.plan(claim, outcome, serves)
-        moved_on = self.log.advance(plan.change, transaction.connection)
+        try:
+            plan = self._recorder.plan(claim, outcome, serves)
+        except Exception:  # noqa: BLE001 - recorded as a fact; the look sets the saga aside
+            plan = None
+        moved_on = plan is not None and self.log.advance(plan.change, transaction.connection)
         if not moved_on and not self.log.append_outcome(
             closing_of(claim), outcome, connection=transaction.connection
         ):
@@ -243,7 +278,7 @@ class Coordinator:
             transaction.commit()
         except LogUnavailableError as error:
             return self._commit_in_doubt(claim, outcome, plan if moved_on else None, error)
-        if not moved_on:
+        if plan is None or not moved_on:
             self._recorder.announce_fact(claim, outcome)
             self.mover.look(claim.attempt.saga_id)
             return None
@@ -272,6 +307,14 @@ class Coordinator:
             error=outcomes.described(error),
             spends_budget=not outcomes.is_contention(error),
         )
+
+
+class _NotCalledError(Exception):
+    """A step was not called, because of `cause`."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 def _undo_found_nothing(claim: Claim, answer: NotLanded) -> StepSucceeded | StepFailed:

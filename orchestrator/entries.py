@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.errors import HistoryError
 
@@ -273,6 +273,18 @@ class OperatorActed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EntriesVoided:
+    """An operator found that the entries of these seqs are no facts: they do not count.
+
+    They stay in the log, as everything does; a fold passes over them.
+    """
+
+    seqs: list[int]
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnwindingStarted:
     """The one decision to take the saga back.
 
@@ -294,12 +306,16 @@ class UndoSkipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SagaParked:
-    """The saga stopped in front of an operator. `question` is what has to be answered."""
+    """The saga stopped in front of an operator. `question` is what has to be answered.
+
+    `entries`: the seqs of entries that no statement of the engine wrote; see `EntriesVoided`.
+    """
 
     state: str
     reason: str
     question: str
     steps: list[str] = field(default_factory=list)
+    entries: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,6 +378,7 @@ Entry = (
     | CancelRefused
     | UndoRequested
     | OperatorActed
+    | EntriesVoided
     | UnwindingStarted
     | UndoSkipped
     | SagaParked
@@ -395,6 +412,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = {
         CancelRefused,
         UndoRequested,
         OperatorActed,
+        EntriesVoided,
         UnwindingStarted,
         UndoSkipped,
         SagaParked,
@@ -419,6 +437,23 @@ _DEFAULTS: Mapping[type, tuple[tuple[str, Any], ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableEntry:
+    """A row of the log that is no entry this version knows, and why; no fold accepts it."""
+
+    kind: str
+    values: Json
+    why: str
+
+    @property
+    def may_be_newer(self) -> bool:
+        """Whether a newer version may have written it: a kind or a field that this one has not."""
+        known = ENTRY_TYPES.get(self.kind)
+        if known is None or not isinstance(self.values, dict):
+            return known is None
+        return not {each.name for each in fields(known)}.issuperset(self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
     """An entry with its place in the log: gapless `seq` from 1, and the database's time."""
 
@@ -427,8 +462,10 @@ class Recorded:
     entry: Entry
 
 
-def encode(entry: Entry) -> tuple[str, dict[str, Json]]:
+def encode(entry: Entry | UnreadableEntry) -> tuple[str, dict[str, Json]]:
     """Return the entry's kind and its data without the fields that hold their default."""
+    if isinstance(entry, UnreadableEntry):
+        return entry.kind, entry.values
     kind = type(entry)
     values = {}
     for name, default in _DEFAULTS[kind]:
@@ -450,3 +487,14 @@ def decode(kind: str, values: Mapping[str, Json]) -> Entry:
         raise HistoryError(
             f"log entry of kind {kind!r} cannot be read by this version; upgrade the workers"
         ) from error
+
+
+def decoded(kind: str, values: Json) -> Entry:
+    """Return the entry that `encode` wrote, or what stands for one that cannot be read.
+
+    So one damaged row does not hide the others; whoever folds it is told.
+    """
+    try:
+        return decode(kind, values)
+    except HistoryError as error:
+        return cast("Entry", UnreadableEntry(kind=kind, values=values, why=str(error)))

@@ -23,6 +23,7 @@ from orchestrator.entries import (
     CancelRequested,
     Direction,
     EffectReported,
+    EntriesVoided,
     Entry,
     LateOutcomeRecorded,
     MovementSettled,
@@ -51,12 +52,14 @@ from orchestrator.entries import (
     UndoRequested,
     UndoSkipped,
     UnknownReason,
+    UnreadableEntry,
     UnwindingStarted,
 )
 from orchestrator.errors import HistoryError
 from orchestrator.state import (
     PHASES,
     SECOND_EFFECT,
+    SET_ASIDE,
     UNDO_REQUESTED,
     FoldedSaga,
     State,
@@ -71,7 +74,10 @@ def replay(entries: Iterable[Recorded], state: FoldedSaga | None = None) -> Fold
     Raises:
         HistoryError: the entries are not a legal history.
     """
-    folded = state or FoldedSaga()
+    folded, entries = state or FoldedSaga(), list(entries)
+    voids = [each.entry.seqs for each in entries if isinstance(each.entry, EntriesVoided)]
+    if voids:
+        folded = replace(folded, voided=folded.voided.union(*voids))
     for recorded in entries:
         folded = apply(folded, recorded)
     return folded
@@ -85,7 +91,11 @@ def apply(state: FoldedSaga, recorded: Recorded) -> FoldedSaga:
     """
     if recorded.seq != state.seq + 1:
         raise HistoryError(f"log has seq {recorded.seq} after {state.seq}; an entry is missing")
+    if recorded.seq in state.voided:
+        return replace(state, seq=recorded.seq)
     entry = recorded.entry
+    if isinstance(entry, UnreadableEntry):
+        raise HistoryError(entry.why)
     if (state.seq == 0) is not isinstance(entry, SagaStarted):
         raise HistoryError(f"{type(entry).__name__} cannot be at seq {recorded.seq}")
     folded = replace(state, seq=recorded.seq)
@@ -139,8 +149,17 @@ def _on_unwinding(state: FoldedSaga, _: Recorded, entry: UnwindingStarted) -> Fo
 
 
 def _on_parked(state: FoldedSaga, _: Recorded, entry: SagaParked) -> FoldedSaga:
+    if entry.reason in SET_ASIDE and state.parked is not None:
+        return replace(state, phase=State(entry.state), parked=entry)
     phase = _phase(state, entry, State(entry.state))
     return replace(state, phase=phase, parked=entry, parked_from=state.phase)
+
+
+def _on_voided(state: FoldedSaga, _: Recorded, entry: EntriesVoided) -> FoldedSaga:
+    """The entries were passed over before; a fold that had taken them in cannot go on."""
+    if not state.voided.issuperset(entry.seqs):
+        raise HistoryError(f"entries {entry.seqs} are void: the log is to be read from its start")
+    return state
 
 
 def _on_unparked(state: FoldedSaga, _: Recorded, entry: SagaUnparked) -> FoldedSaga:
@@ -453,6 +472,7 @@ _FOLDS: Mapping[type[Entry], Callable[[FoldedSaga, Recorded, Any], FoldedSaga]] 
     CancelRefused: lambda state, _, __: replace(state, is_cancel_refused=True),
     UndoRequested: lambda state, _, entry: replace(state, undo_request=entry),
     OperatorActed: lambda state, _, __: state,
+    EntriesVoided: _on_voided,
     UnwindingStarted: _on_unwinding,
     UndoSkipped: _on_undo_skipped,
     SagaParked: _on_parked,

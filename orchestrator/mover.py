@@ -6,6 +6,7 @@ is idempotent, so any number of sweepers may do it at once.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,8 +32,9 @@ from orchestrator.state import UNENDED, FoldedSaga, State
 from orchestrator.storage.database import Locked, Moved
 from orchestrator.storage.rows import Advance, Closing, Migrated, OpenAttempt, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
-from orchestrator.storage.signals import Signals
+from orchestrator.storage.signals import Heard, Signals
 from orchestrator.storage.tombstones import Tombstones
+from orchestrator.troubles import NewerLogError, Troubles, brief, folded, is_its_own
 
 MOVE_TRIES = 30
 """Every lost round means that somebody else moved the saga; thirty in a row mean a bug."""
@@ -50,8 +52,18 @@ _AT_EXPIRY = (UnknownReason.LEASE_LOST, UnknownReason.TIMED_OUT)
 """Reasons that hold only once the lease is over by the database's clock."""
 
 
+PASS_ON_MOST = 100
+"""So many sagas that an end lets go on are looked at by who recorded it."""
+
 FactsOf = Callable[[Snapshot, FoldedSaga], Facts | None]
 """From a saga just read to what is to be added; None means there is nothing to do."""
+
+
+class _Ended(threading.local):
+    """Sagas whose end one thread still has to pass on."""
+
+    def __init__(self) -> None:
+        self.sagas: list[SagaRow] = []
 
 
 class Mover:
@@ -69,19 +81,31 @@ class Mover:
         tombstones: Tombstones,
         definitions: Definitions,
         doorbell: Doorbell,
+        troubles: Troubles,
     ) -> None:
         self._log = log
         self._signals = signals
         self._tombstones = tombstones
+        self._troubles = troubles
+        self._ended = _Ended()
+        self._newer: set[UUID] = set()
         self._definitions = definitions
         self._doorbell = doorbell
 
     def look(self, saga_id: UUID, *, will_ring: bool = True) -> State | None:
         """Decide again from the log and return the saga's state; None if its definition is foreign.
 
-        Idempotent: a saga in order is only given its next due time.
+        Idempotent: a saga in order is only given its next due time. One with which nothing can be
+        done is set aside, and None returned: its trouble is not the caller's.
         """
-        return self._move(saga_id, self._seen, will_ring=will_ring)
+        try:
+            return self._move(saga_id, self._seen, will_ring=will_ring)
+        except HistoryError:
+            return None
+
+    def set_aside(self, saga_id: UUID, error: Exception, reason: str | None = None) -> None:
+        """Park a saga because of what was raised while it was handled; see `Troubles`."""
+        self._troubles.set_aside(saga_id, error, reason)
 
     def add(
         self, saga_id: UUID, fact: Entry, *, unless: Callable[[Snapshot, FoldedSaga], bool]
@@ -95,6 +119,7 @@ class Mover:
             unless: tells of a saga, as it is read, to which the fact is an old one.
 
         Raises:
+            HistoryError: nothing can be done with the saga; nothing was logged.
             LogUnavailableError: its row was locked for `ADD_SECONDS`; nothing was logged.
         """
 
@@ -169,10 +194,31 @@ class Mover:
         return change.state
 
     def deliver(self) -> int:
-        """Deliver signals that nobody has delivered yet; return how many: their sagas are due."""
-        heard = self._signals.deliver_all()
+        """Deliver signals that nobody has delivered yet; return how many: their sagas are due.
+
+        One saga that cannot hear is set aside; the others hear, each by itself.
+        """
+        try:
+            heard = self._signals.deliver_all()
+        except Exception as error:
+            if not is_its_own(error):
+                raise
+            heard = self._deliver_to_each()
         announce_heard(heard)
         return len(heard)
+
+    def _deliver_to_each(self) -> list[Heard]:
+        heard: list[Heard] = []
+        for saga_id in self._signals.awaited_by():
+            try:
+                heard += self._signals.deliver(saga_id=saga_id)
+            except Moved:
+                continue
+            except Exception as error:
+                if not is_its_own(error):
+                    raise
+                self.set_aside(saga_id, error)
+        return heard
 
     def hear(
         self,
@@ -195,14 +241,29 @@ class Mover:
         try:
             if self.hear(saga_id=saga_id) is not None:
                 self.look(saga_id)
-        except (LogUnavailableError, Moved, HistoryError) as error:
-            emit("saga.look_failed", saga_id=saga_id, error=str(error))
+        except Exception as error:  # noqa: BLE001 - its record is done; the sweep delivers
+            emit("saga.look_failed", saga_id=saga_id, error=brief(error))
 
     def pass_on(self, saga: SagaRow) -> None:
         """After a saga has ended, or parked: let those look that waited for it; the sweep does too.
 
-        Its parent hears of it, and who is next in line for its lock begins.
+        Its parent hears of it, and who is next in line for its lock begins. That may end those, and
+        so on: they are taken one after the other, and after `PASS_ON_MOST` of them left to the
+        sweep, for which they are due already.
         """
+        waiting = self._ended.sagas
+        waiting.append(saga)
+        if len(waiting) > 1:
+            return  # whoever passes on further up goes on with it
+        passed = 0
+        try:
+            while passed < len(waiting) and passed < PASS_ON_MOST:
+                self._pass_on_one(waiting[passed])
+                passed += 1
+        finally:
+            waiting.clear()
+
+    def _pass_on_one(self, saga: SagaRow) -> None:
         try:
             if saga.parent_id is not None:
                 self.hear(saga_id=saga.parent_id)
@@ -210,8 +271,8 @@ class Mover:
             following = None if saga.lock is None else self._log.next_in_line(saga.lock)
             if following is not None:
                 self.look(following)
-        except (LogUnavailableError, Moved, HistoryError) as error:
-            emit("saga.look_failed", saga_id=saga.id, error=str(error))
+        except Exception as error:  # noqa: BLE001 - the saga itself has ended; the sweep does it
+            emit("saga.look_failed", saga_id=saga.id, error=brief(error))
 
     def _seen(self, snapshot: Snapshot, state: FoldedSaga) -> Facts:
         entries = _lost(self._known(snapshot), snapshot, state)
@@ -234,22 +295,24 @@ class Mover:
         def facts(snapshot: Snapshot, state: FoldedSaga) -> Facts | None:
             nonlocal gave_up
             waits = reason in _AT_EXPIRY and not _is_expired(snapshot, attempt)
-            gave_up = _is_open(snapshot, state, attempt) and not waits
-            if not gave_up or attempt.token is None:
+            if waits or attempt.token is None or not _is_held(snapshot, attempt):
+                gave_up = False
                 return None
+            closing = Closing(id=attempt.id, token=attempt.token, only_expired=reason in _AT_EXPIRY)
+            gave_up = _is_open(state, attempt)
+            if not gave_up:
+                return Facts(closing=closing)  # the log knows no such attempt: a row too many
             step = self._known(snapshot).step(attempt.id.step)
-            return Facts(
-                entries=(outcomes.given_up(step, attempt.id.direction, attempt.id.number, reason),),
-                closing=Closing(
-                    id=attempt.id,
-                    token=attempt.token,
-                    only_expired=reason in _AT_EXPIRY,
-                ),
-            )
+            outcome = outcomes.given_up(step, attempt.id.direction, attempt.id.number, reason)
+            return Facts(entries=(outcome,), closing=closing)
 
         if will_ring is None:
             will_ring = reason is not UnknownReason.DRAINED
-        return self._move(attempt.id.saga_id, facts, will_ring=will_ring) is not None and gave_up
+        try:
+            moved = self._move(attempt.id.saga_id, facts, will_ring=will_ring)
+        except HistoryError:
+            return False
+        return moved is not None and gave_up
 
     def keep_late(self, saga_id: UUID, late: LateOutcomeRecorded) -> None:
         """Log a refused result, once, and decide what an unexpected effect leads to.
@@ -271,13 +334,20 @@ class Mover:
         try:
             placed = self._patiently(
                 lambda until: (
-                    self._move(saga_id, facts, waits_until=until) is not None
+                    self._moved_with(saga_id, facts, until)
                     or self._log.append_fact(saga_id, late, UNENDED)
                 )
             ) or self._revived(saga_id, late)
         finally:
             if not placed:
                 emit("saga.late_outcome_unplaced", saga_id=saga_id, step=late.step, late=late)
+
+    def _moved_with(self, saga_id: UUID, facts: FactsOf, until: float) -> bool:
+        """Whether the facts were added; a saga that was set aside gets them by another way."""
+        try:
+            return self._move(saga_id, facts, waits_until=until) is not None
+        except HistoryError:
+            return False
 
     def _revived(self, saga_id: UUID, late: LateOutcomeRecorded) -> bool:
         revived = self._tombstones.revive(saga_id, late)
@@ -308,6 +378,30 @@ class Mover:
         will_ring: bool = True,
         waits_until: float = 0.0,
     ) -> State | None:
+        """As `_moved`; whatever is raised because of this one saga sets it aside.
+
+        Raises:
+            HistoryError: nothing can be done with it: it was set aside, or a newer version wrote
+                its log, and it is left to that.
+        """
+        try:
+            return self._moved(saga_id, facts_of, will_ring=will_ring, waits_until=waits_until)
+        except Exception as error:
+            if isinstance(error, NewerLogError):
+                self._tell_of_newer(saga_id, error)
+                raise
+            if not is_its_own(error):
+                raise
+            raise self._troubles.set_aside(saga_id, error) from error
+
+    def _tell_of_newer(self, saga_id: UUID, error: NewerLogError) -> None:
+        if saga_id not in self._newer:
+            self._newer.add(saga_id)
+            emit("saga.unreadable", saga_id=saga_id, error=str(error))
+
+    def _moved(
+        self, saga_id: UUID, facts_of: FactsOf, *, will_ring: bool, waits_until: float
+    ) -> State | None:
         """Read, add facts, decide, write by compare-and-set, ring; again while others are faster.
 
         A saga whose row is locked is left to a later sweep, unless the facts may not be lost: then
@@ -322,7 +416,7 @@ class Mover:
             definition = self._definitions.by_hash(snapshot.saga.definition_hash)
             if definition is None:
                 return None
-            state = replay(snapshot.entries)
+            state = folded(snapshot)
             facts = facts_of(snapshot, state)
             if facts is None:
                 return snapshot.saga.state
@@ -367,12 +461,13 @@ class Mover:
             return False
 
 
-def _is_open(snapshot: Snapshot, state: FoldedSaga, attempt: OpenAttempt) -> bool:
+def _is_held(snapshot: Snapshot, attempt: OpenAttempt) -> bool:
+    return any(each.id == attempt.id and each.token == attempt.token for each in snapshot.attempts)
+
+
+def _is_open(state: FoldedSaga, attempt: OpenAttempt) -> bool:
     track = state.step(attempt.id.step).track(attempt.id.direction)
-    is_held = any(
-        each.id == attempt.id and each.token == attempt.token for each in snapshot.attempts
-    )
-    return is_held and track.open_attempt == attempt.id.number
+    return track.open_attempt == attempt.id.number
 
 
 def _is_expired(snapshot: Snapshot, attempt: OpenAttempt) -> bool:

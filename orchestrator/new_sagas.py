@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from orchestrator.definition import Busy, SagaDefinition
+from orchestrator.definition import Busy, SagaDefinition, Step
 from orchestrator.entries import Recorded, SagaStarted
 from orchestrator.errors import PayloadError
 from orchestrator.folding import apply
@@ -63,7 +63,7 @@ def new_saga(
     is_granted = definition.lock is not None and definition.lock.busy is Busy.REFUSE
     started = SagaStarted(
         payload=whole,
-        skipped=[each.name for each in definition.steps if each.when and not each.when(model)],
+        skipped=[each.name for each in definition.steps if _is_skipped(each, model)],
         deadline_seconds=deadline,
         trace=None if trace is None else checked_trace(trace),
         lock=lock,
@@ -97,10 +97,29 @@ def new_saga(
     )
 
 
+def _is_skipped(step: Step, payload: BaseModel) -> bool:
+    """Whether the step's condition is false; it is somebody else's code."""
+    if step.when is None:
+        return False
+    try:
+        return not step.when(payload)
+    except Exception as error:
+        raise PayloadError(
+            f"the condition of step {step.name} raised {type(error).__name__} for this payload; "
+            "its `when` must take every payload that its model does"
+        ) from error
+
+
 def _locked(definition: SagaDefinition[Any], payload: BaseModel) -> str | None:
     if definition.lock is None:
         return None
-    name = to_json(definition.lock.on(payload))
+    try:
+        name = to_json(definition.lock.on(payload))
+    except Exception as error:
+        raise PayloadError(
+            f"what {definition} locks cannot be told from this payload ({type(error).__name__}); "
+            "its lock.on must take every payload that its model does"
+        ) from error
     if not isinstance(name, str) or not 0 < len(name) <= MAX_KEY_LENGTH:
         raise PayloadError(
             f"the lock of {definition} must be a text of 1 to {MAX_KEY_LENGTH} characters"

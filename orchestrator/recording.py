@@ -39,6 +39,8 @@ from orchestrator.state_machine import decide
 from orchestrator.storage.database import Moved
 from orchestrator.storage.rows import Advance, AttemptId, Closing, Scheduled, Snapshot
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.set_aside import is_log_ahead
+from orchestrator.troubles import is_its_own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,12 @@ class Recorder:
 
     def record(self, claim: Claim, outcome: Outcome, serves: Serves) -> Claim | None:
         """Record an outcome and what it leads to, whatever the database does meanwhile."""
-        plan = self.plan(claim, outcome, serves)
         until = max(claim.lease.ends_at, time.monotonic() + RECORD_GRACE_SECONDS)
+        try:
+            plan = self.plan(claim, outcome, serves)
+        except Exception:  # noqa: BLE001 - what happened is a fact; the look sets the saga aside
+            self._record_fact(claim, outcome, until)
+            return None
         in_doubt = False
         while True:
             try:
@@ -92,6 +98,11 @@ class Recorder:
                 in_doubt = True
                 time.sleep(RECORD_PAUSE_SECONDS)
                 continue
+            except Exception as error:
+                if not is_its_own(error):
+                    raise
+                self._mover.set_aside(claim.attempt.saga_id, error)
+                moved_on = False
             if moved_on:
                 return self.hand_on(claim, plan)
             if in_doubt and self._is_recorded(claim, outcome, until):
@@ -225,6 +236,11 @@ class Recorder:
                     self._mover.look(claim.attempt.saga_id)
                     return
                 time.sleep(RECORD_PAUSE_SECONDS)
+                continue
+            except Exception as error:
+                if not is_log_ahead(error) or time.monotonic() > until:
+                    raise
+                self._mover.set_aside(claim.attempt.saga_id, error)  # then there is room for it
                 continue
             break
         if kept:

@@ -56,6 +56,18 @@ PARKED = frozenset({State.FAILED_COMPENSATION, State.STUCK})
 TERMINAL = frozenset({State.COMPLETED, State.COMPENSATED, State.RESOLVED})
 UNENDED = frozenset(State) - TERMINAL
 
+UNREADABLE = "unreadable"
+"""Why a saga is parked whose log does not fold, or holds what nobody may have written."""
+
+UNDECIDABLE = "undecidable"
+"""Why a saga is parked on which deciding raises: a bug, or a definition's function."""
+
+PAYLOAD = "payload"
+"""Why a saga is parked whose payload does not fit its definition's model any more."""
+
+SET_ASIDE = frozenset({UNREADABLE, UNDECIDABLE, PAYLOAD})
+"""Reasons for which a saga is parked by who could not handle it, wherever it stands."""
+
 SECOND_EFFECT = "second_effect"
 """Cause of an unwinding that takes back only what happened twice."""
 
@@ -239,6 +251,7 @@ class FoldedSaga:
         parked_from: the phase to go on in when the question of `parked` is answered.
         money: the entries that tell of money; `orchestrator.books` reads them.
         renamed: names of steps by those that they had before the saga was migrated.
+        voided: seqs of entries that an operator found to be no facts.
     """
 
     seq: int = 0
@@ -259,6 +272,7 @@ class FoldedSaga:
     parked_from: State = State.RUNNING
     money: tuple[Recorded, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    voided: frozenset[int] = frozenset()
 
     def step(self, name: str) -> StepState:
         """Return how the step stands; a step nothing happened to is fresh."""

@@ -61,7 +61,8 @@ from orchestrator.entries import (
 from orchestrator.errors import HistoryError
 from orchestrator.folding import apply
 from orchestrator.going_forward import going_forward, is_past_the_pivot, parked_child
-from orchestrator.state import FoldedSaga, State
+from orchestrator.payloads import payload_fits
+from orchestrator.state import PAYLOAD, SET_ASIDE, FoldedSaga, State
 from orchestrator.unwinding import after_the_end, unwinding
 
 Definition = SagaDefinition[Any]
@@ -137,6 +138,8 @@ def _while_parked(definition: Definition, state: FoldedSaga, now: datetime) -> t
         completes = state.parked_from is State.RUNNING or state.undoes_second_effects_only
         answer = checked(definition, state, now, completes=completes)
         return (Unpark(by=HEARD),) if isinstance(answer, Close) else ()
+    if state.parked.reason in SET_ASIDE:
+        return (Unpark(by=HEARD),) if _is_in_order(definition, state) else ()
     if state.parked.reason not in ("unknown", "poison", "child_parked"):
         return ()
     for name in state.parked.steps:
@@ -148,6 +151,18 @@ def _while_parked(definition: Definition, state: FoldedSaga, now: datetime) -> t
         elif step.forward.unsettled or not step.is_done:
             return ()
     return (Unpark(by=HEARD),)
+
+
+def _is_in_order(definition: Definition, state: FoldedSaga) -> bool:
+    """Whether a saga that was set aside may be tried again: what was wrong may have been mended.
+
+    That it is read is proof enough, unless it holds entries that an operator has to judge. If
+    deciding raises still, nothing is written.
+    """
+    assert state.parked is not None, "a parked saga has a question"
+    if state.parked.reason == PAYLOAD:
+        return payload_fits(definition, state.payload)
+    return state.voided.issuperset(state.parked.entries)
 
 
 def _entry_of(action: Action) -> Entry | None:

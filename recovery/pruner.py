@@ -20,9 +20,8 @@ from orchestrator.entries import (
     SagaCompensated,
     SagaCompleted,
     SagaResolved,
-    decode,
+    decoded,
 )
-from orchestrator.errors import HistoryError
 from orchestrator.folding import replay
 from orchestrator.money_at_risk import money_at_risk
 from orchestrator.state import FoldedSaga, State, StepState
@@ -163,12 +162,12 @@ def unfinished(entries: Sequence[Mapping[str, Json]]) -> str | None:
             Recorded(
                 seq=each["seq"],
                 at=datetime.fromisoformat(each["recorded_at"]),
-                entry=decode(each["kind"], each["data"]),
+                entry=decoded(each["kind"], each["data"]),
             )
             for each in entries
         ]
         state = replay(log)
-    except HistoryError:
+    except Exception:  # noqa: BLE001 - whatever one damaged log raises, the others are pruned
         return "unreadable"
     if state.is_open:
         return "open_attempt"

@@ -11,12 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from uuid import UUID
 
 from orchestrator.coordinator import Coordinator
 from orchestrator.doorbell import Ring, ring_each
 from orchestrator.entries import UnknownReason
-from orchestrator.errors import HistoryError
 from orchestrator.instrumentation import emit
 from orchestrator.state import PARKED
 from orchestrator.storage.attempts import (
@@ -97,7 +95,6 @@ class Sweeper:
         self._woke_foreign = False
         self._sweeps = threading.Lock()
         self._silent_until = 0.0
-        self._unreadable: set[UUID] = set()
 
     def run_once(self) -> SweepReport:
         """Do everything that is due now, and return how much that was.
@@ -160,11 +157,7 @@ class Sweeper:
         return SweepReport(taken_over=taken)
 
     def _give_up(self, attempt: OpenAttempt, reason: UnknownReason) -> bool:
-        try:
-            return self._coordinator.mover.give_up(attempt, reason, will_ring=False)
-        except HistoryError as error:
-            self._set_aside(attempt.id.saga_id, error)
-            return False
+        return self._coordinator.mover.give_up(attempt, reason, will_ring=False)
 
     def _look(self) -> SweepReport:
         """Look at due sagas for a while; leases that end meanwhile do not wait for it."""
@@ -192,11 +185,7 @@ class Sweeper:
         return SweepReport(looked=len(known), foreign=len(due) - len(known))
 
     def _look_at(self, due: DueSaga) -> None:
-        try:
-            state = self._coordinator.mover.look(due.id, will_ring=False)
-        except HistoryError as error:
-            self._set_aside(due.id, error)
-            return
+        state = self._coordinator.mover.look(due.id, will_ring=False)
         if state in PARKED:
             emit("saga.still_parked", saga_id=due.id, saga=due.definition, state=state)
 
@@ -259,12 +248,6 @@ class Sweeper:
             ran.append(each)
         self._attempts.unring(rings, UNRUNG_PAUSE_SECONDS)
         return 0, len(ran)
-
-    def _set_aside(self, saga_id: UUID, error: HistoryError) -> None:
-        """One unreadable log must not keep the sweep from the others; it is told of once."""
-        if saga_id not in self._unreadable:
-            self._unreadable.add(saga_id)
-            emit("saga.unreadable", saga_id=saga_id, error=str(error))
 
 
 def _reason(attempt: OpenAttempt) -> UnknownReason:

@@ -10,6 +10,7 @@ from orchestrator.entries import (
     CancelRefused,
     CancelRequested,
     EffectReported,
+    EntriesVoided,
     Entry,
     LateOutcomeRecorded,
     MovementSettled,
@@ -37,6 +38,7 @@ from orchestrator.entries import (
     UndoFailed,
     UndoRequested,
     UndoSkipped,
+    UnreadableEntry,
     UnwindingStarted,
 )
 
@@ -142,7 +144,7 @@ def _error_text(error: dict[str, object]) -> str:
     return f"{code}: {message}" if code else str(message)
 
 
-def _turn(recorded: Recorded, entry: Entry) -> Line:
+def _turn(recorded: Recorded, entry: Entry | UnreadableEntry) -> Line:
     line = Line(seq=recorded.seq, at=recorded.at, outcome=type(entry).__name__)
     match entry:
         case SagaStarted(skipped=skipped):
@@ -179,9 +181,14 @@ def _turn(recorded: Recorded, entry: Entry) -> Line:
             return _heard(line, entry)
 
 
-def _heard(line: Line, entry: Entry) -> Line:
-    """What was heard or decided about one step, outside its attempts."""
+def _heard(line: Line, entry: Entry | UnreadableEntry) -> Line:
+    """What was heard or decided about one step, outside its attempts, or about other entries."""
     match entry:
+        case UnreadableEntry(kind=kind, why=why):
+            return replace(line, outcome=f"unreadable: {kind}", detail=why)
+        case EntriesVoided(seqs=seqs, actor=actor, reason=reason):
+            named = ", ".join(map(str, seqs))
+            return replace(line, outcome=f"void: {named}", detail=f"{actor}: {reason}")
         case StepSettled(step=step, direction=direction, landed=landed, by=by):
             return replace(
                 line,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from orchestrator.entries import Recorded, decode
+from orchestrator.entries import Recorded, decoded
 from orchestrator.state import TERMINAL, State
 from orchestrator.storage.database import Database
 
@@ -75,7 +75,7 @@ def _history(row: Sequence[Any]) -> SagaHistory:
         is_due=is_due,
         open_attempts=open_attempts,
         entries=[
-            Recorded(seq=number, at=datetime.fromtimestamp(epoch, UTC), entry=decode(kind, data))
+            Recorded(seq=number, at=datetime.fromtimestamp(epoch, UTC), entry=decoded(kind, data))
             for number, kind, data, epoch in entries or ()
         ],
     )

@@ -29,7 +29,7 @@ from uuid import UUID
 import sqlalchemy
 from psycopg.errors import UniqueViolation
 
-from orchestrator.entries import ENTRY_TYPES, Entry, Json, Outcome, Recorded, decode, encode
+from orchestrator.entries import ENTRY_TYPES, Entry, Json, Outcome, Recorded, decoded, encode
 from orchestrator.state import TERMINAL, State
 from orchestrator.storage import statements
 from orchestrator.storage.database import Database, LockHeld, Moved, Row, run_inside
@@ -400,7 +400,7 @@ def _saga_row(row: Row) -> SagaRow:
 
 def _recorded(rows: Sequence[Sequence[Any]] | None) -> list[Recorded]:
     return [
-        Recorded(seq=seq, at=datetime.fromtimestamp(epoch, UTC), entry=decode(kind, data))
+        Recorded(seq=seq, at=datetime.fromtimestamp(epoch, UTC), entry=decoded(kind, data))
         for seq, kind, data, epoch in rows or ()
     ]
 

@@ -107,6 +107,16 @@ DELIVER_NEWEST = _DELIVER_LOOKED.format(looked=_NEWEST)
 DELIVER_OLDER = _DELIVER_LOOKED.format(looked=_OLDER)
 
 
+AWAITED_BY = """
+SELECT s.id FROM (
+    SELECT g.definition, g.key, min(g.arrival) AS since
+    FROM (SELECT definition, key, arrival FROM amends.signal
+        WHERE delivered_at IS NULL ORDER BY arrival DESC LIMIT %(limit)s) g
+    GROUP BY g.definition, g.key) g
+JOIN amends.saga s ON s.key = g.key AND s.definition = g.definition
+WHERE s.due_at IS NOT NULL ORDER BY g.since LIMIT %(limit)s
+"""
+
 UNDELIVERED = """
 SELECT g.name, g.dedup_id, g.received_at FROM amends.signal g
 WHERE g.definition = %(definition)s AND g.key = %(key)s AND g.delivered_at IS NULL
@@ -186,6 +196,10 @@ class Signals:
         rows = self._database.run(statement, values, writes="signal.commit")
         looked, last = rows[0][:2]
         return [Heard(*row[2:]) for row in rows if row[2] is not None], looked, last
+
+    def awaited_by(self) -> list[UUID]:
+        """Return which sagas the newest undelivered signals are for: to deliver to one by one."""
+        return [row[0] for row in self._database.run(AWAITED_BY, {"limit": BATCH})]
 
     def undelivered(self, definition: str, key: str) -> list[Undelivered]:
         """Return up to 500 signals that a saga has not heard, the oldest first.

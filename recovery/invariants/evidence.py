@@ -47,3 +47,5 @@ def _folded(saga: SagaHistory) -> FoldedSaga | HistoryError:
         return replay(saga.entries)
     except HistoryError as error:
         return error
+    except Exception as error:  # noqa: BLE001 - whatever a damaged entry raises
+        return HistoryError(f"{type(error).__name__}: {error}")

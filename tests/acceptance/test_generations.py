@@ -17,8 +17,10 @@ from orchestrator.mover import Mover
 from orchestrator.state import State
 from orchestrator.storage.database import Database
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.set_aside import SetAside
 from orchestrator.storage.signals import Signals
 from orchestrator.storage.tombstones import Tombstones
+from orchestrator.troubles import Troubles
 from tests.acceptance.parcels import BOX, ORDER, PARCEL
 from tests.deployment import Deployment, Member
 from tests.outside_world import World
@@ -198,7 +200,12 @@ def operator_retries(family: Deployment, saga_id: UUID, step: str) -> None:
     """Write what the operator's verb writes."""
     database = Database(family.engine)
     mover = Mover(
-        SagaLog(database), Signals(database), Tombstones(database), DEFINITIONS, family.doorbell
+        SagaLog(database),
+        Signals(database),
+        Tombstones(database),
+        DEFINITIONS,
+        family.doorbell,
+        Troubles(SetAside(database)),
     )
     mover.add(saga_id, SagaUnparked(by="ada", fresh=[step]), unless=lambda _, __: False)
 

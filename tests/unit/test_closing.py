@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from orchestrator.books import books
 from orchestrator.closing import Close, Closing, HoldOn, Stop
 from orchestrator.context import Movement
@@ -110,3 +112,38 @@ def test_a_refund_that_fails_after_the_end_reopens_the_saga() -> None:
     history.records(UndoFailed(step="pay", reference="r-1", by="webhook"))
     assert history.visible == "compensating"
     assert history.wants == ["undo pay#2"]
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ValueError("a bug with \x00 in it"),
+        RecursionError(),
+        UnprintableError(),
+        None,
+        True,
+        Close,
+        HoldOn(until=MORNING.replace(tzinfo=None)),
+        HoldOn(until="tomorrow"),  # type: ignore[arg-type]
+        Stop(question=None),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
+def test_a_closing_check_that_is_no_answer_parks(answer: Any) -> None:
+    def check(_closing: Closing) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    history = History(saga(doing("pay"), closing=check)).succeeds("pay")
+    assert history.visible == "stuck"
+    parked = history.state.parked
+    assert parked is not None
+    assert parked.reason == "closing_check"
+    assert "closing check" in parked.question
+    assert "\x00" not in parked.question
