@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer
 from kombu import Connection
 from kombu.exceptions import KombuError
-from kombu.transport import redis
+from kombu.transport import redis, virtual
 
 from orchestrator.instrumentation import emit
 from workers.address import address_of
@@ -106,7 +106,35 @@ def _arguments(message: Any) -> Mapping[str, Any]:
     return arguments if isinstance(arguments, Mapping) else {}
 
 
+class _QoS(redis.QoS):
+    """What was fetched and not yet acknowledged; an answer that fails holds no place for ever.
+
+    While all places are taken kombu does not even watch the connection that fetches: a worker that
+    lost its places to a broker that was away would never notice that it has come back. What Redis
+    has not heard is delivered again, and is a stale message then.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except Exception:
+            self._free(delivery_tag)
+            raise
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        try:
+            super().reject(delivery_tag, requeue)
+        except Exception:
+            self._free(delivery_tag)
+            raise
+
+    def _free(self, delivery_tag: str) -> None:
+        virtual.QoS.ack(self, delivery_tag)
+
+
 class _Channel(redis.Channel):
+    QoS = _QoS
+
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]

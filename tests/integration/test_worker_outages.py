@@ -46,6 +46,33 @@ def test_a_worker_comes_back_after_the_broker_was_restarted_empty(
     assert client.wait(started.id).state is State.COMPLETED
 
 
+@pytest.mark.parametrize(("pool", "fetched"), [("prefork", 2), ("threads", 8)])
+def test_a_worker_that_had_fetched_all_it_may_comes_back_after_the_broker_was_away(
+    client: SagaClient,
+    servers: RunningServers,
+    start_worker: StartWorker,
+    tmp_path: Path,
+    pool: str,
+    fetched: int,
+) -> None:
+    worker = start_worker(
+        pool=pool, concurrency="2", broker_profile="redeliver", workers_sweep="false"
+    )
+    payload = {"directory": str(tmp_path), "blocks": "flight"}
+    for number in range(fetched):
+        client.start(BROKERED, payload, key=str(number))
+    with redis.Redis.from_url(servers.broker_url) as valkey:
+        until(lambda: valkey.hlen("amends:unacked") == fetched, what="all that it may fetch")
+
+    servers.valkey.kill()
+    (tmp_path / "open").touch()
+    until(lambda: "Couldn't ack" in worker.log, what="an answer that fails")
+    servers.valkey.start()
+
+    started = client.start(BROKERED, {"directory": str(tmp_path)}, key="later")
+    assert client.wait(started.id).state is State.COMPLETED
+
+
 def test_a_saga_goes_on_after_postgres_was_restarted_under_a_running_step(
     client: SagaClient, servers: RunningServers, start_worker: StartWorker, tmp_path: Path
 ) -> None:
