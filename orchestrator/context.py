@@ -149,6 +149,8 @@ class StepContext(Generic[P]):
         signal: payload of the signal that ended this step's wait, or None at its deadline.
         waited: a wait of this step is over, by its signal or by its deadline.
         signalled: it was the signal, which may have no payload.
+        reference: what the latest wait under this key was told of, by the other side's name: look
+            for it by that. An undo finds it in `effect`, which `is_open` then.
         now: the database's time when the attempt began.
         calls: what the step's calls to the other side must pass; None: nothing.
         asked_before: how often probes and undos of the step were already told that nothing is
@@ -172,6 +174,7 @@ class StepContext(Generic[P]):
     lease: Lease
     waited: bool = False
     signalled: bool = False
+    reference: str | None = None
     asked_before: int = 0
     calls: CallPolicy | None = None
     connection: Connection | None = None

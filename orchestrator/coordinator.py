@@ -237,6 +237,7 @@ class Coordinator:
             signal=None if known.signal is None else known.signal.payload,
             waited=known.track(attempt.direction).waited,
             signalled=known.signal is not None,
+            reference=known.waits_on,
             now=claim.now(),
             asked_before=len(known.denials),
             resources=self._resources,

@@ -129,7 +129,10 @@ class StepReleased:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepWaiting:
-    """An attempt ended by waiting until a moment, or before it for `signal` (None: a timer)."""
+    """An attempt ended by waiting until a moment, or before it for `signal` (None: a timer).
+
+    `reference` is the other side's name for what was begun there and may take effect yet.
+    """
 
     step: str
     direction: str
@@ -137,6 +140,7 @@ class StepWaiting:
     until: str
     signal: str | None = None
     decisive: bool = False
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -189,10 +189,20 @@ class Wait(StepError):  # noqa: N818
     Args:
         decisive: True where the other side answered *for this idempotency key*; as of `Terminal`.
             A saga that is taken back does not wait for the end of such a wait: it undoes the step.
+        reference: the other side's name for what was begun there and may take effect yet (a payment
+            whose payer has to pass a challenge). The attempts that follow find it in their context.
+            From then on "it is not there" is never believed, and a saga that is taken back ends
+            only when it was undone by that name.
     """
 
     def __init__(
-        self, signal: str | None, until: datetime, message: str = "", *, decisive: bool = False
+        self,
+        signal: str | None,
+        until: datetime,
+        message: str = "",
+        *,
+        decisive: bool = False,
+        reference: str | None = None,
     ) -> None:
         super().__init__(message or f"waiting for {signal or until}", code="waiting")
         if until.tzinfo is None:
@@ -200,3 +210,4 @@ class Wait(StepError):  # noqa: N818
         self.signal = signal
         self.until = until
         self.decisive = decisive
+        self.reference = reference

@@ -15,6 +15,7 @@ from orchestrator.effects import (
     covered,
     report,
     reported_undone,
+    with_begun,
     with_effect,
     with_new_undo_keys,
 )
@@ -287,6 +288,9 @@ def _on_outcome(state: FoldedSaga, recorded: Recorded, entry: Outcome) -> Folded
         case StepWaiting():
             unsettled = ended.unsettled and not entry.decisive
             ended = replace(ended, waited=False, unsettled=unsettled)
+            if entry.direction == Direction.FORWARD and entry.reference is not None:
+                step = with_begun(step, recorded.seq, entry)
+                step = replace(step, waits_on=entry.reference)
     return _with_step(state, entry.step, _with_track(step, entry.direction, ended))
 
 
@@ -322,7 +326,7 @@ def _after_undo(step: StepState, track: Track, entry: StepSucceeded) -> StepStat
     "There was nothing" is an answer only while no effect is known; said of a known effect it counts
     as a failed try.
     """
-    given = next((e for e in step.effects if e.seq == track.acts_on and not e.covered), None)
+    given = next((e for e in step.outside if e.seq == track.acts_on and not e.covered), None)
     if entry.undone is False and given is not None:
         return replace(step, undo=replace(track, failures=track.failures + 1))
     found = given is not None or entry.reference is not None
@@ -333,11 +337,14 @@ def _after_undo(step: StepState, track: Track, entry: StepSucceeded) -> StepStat
 def _after_probe(
     state: FoldedSaga, recorded: Recorded, step: StepState, track: Track, entry: StepProbed
 ) -> FoldedSaga:
-    """A probe that found the effect settles the step; one that did not is only one voice."""
+    """A probe that found the effect settles the step; one that did not is only one voice.
+
+    Of what a wait was told of, "it is not there" is no answer.
+    """
     if entry.landed:
         step = replace(step, probe=track)
         return _landed(state, recorded, step, entry)
-    if entry.landed is None:
+    if entry.landed is None or step.is_begun:
         track = replace(track, failures=track.failures + 1)
     elif step.forward.open_attempt is None:
         step = _denied(step, track)
@@ -354,9 +361,13 @@ def _denied(step: StepState, asking: Track) -> StepState:
 
 def _on_late(state: FoldedSaga, recorded: Recorded, entry: LateOutcomeRecorded) -> FoldedSaga:
     """A refused result still tells that an effect exists; a late undo tells nothing reliable."""
-    if entry.outcome != "succeeded" or entry.direction != Direction.FORWARD:
+    if entry.direction != Direction.FORWARD:
         return state
-    return _landed(state, recorded, state.step(entry.step), entry)
+    step = state.step(entry.step)
+    if entry.outcome == "waiting":
+        step = report(state, with_begun(step, recorded.seq, entry))
+        return _with_step(state, entry.step, step)
+    return _landed(state, recorded, step, entry) if entry.outcome == "succeeded" else state
 
 
 def _on_reported(state: FoldedSaga, recorded: Recorded, entry: EffectReported) -> FoldedSaga:
@@ -397,8 +408,17 @@ def _on_settled(state: FoldedSaga, recorded: Recorded, entry: StepSettled) -> Fo
         unknowns=0,
         key_since=None,
         ended_at=recorded.at,
+        waited=False,
+        last=None if isinstance(step.forward.last, StepWaiting) else step.forward.last,
     )
-    step = replace(step, forward=forward, generation=step.generation + 1, denials=())
+    step = replace(
+        step,
+        forward=forward,
+        generation=step.generation + 1,
+        denials=(),
+        waits_on=None,
+        signal=None,
+    )
     return _with_step(state, entry.step, step)
 
 

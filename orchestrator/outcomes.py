@@ -146,6 +146,7 @@ def raised(step: Step, direction: str, attempt: int, error: BaseException) -> Ou
                 signal=None if error.signal is None else printable(str(error.signal)),
                 until=error.until.isoformat(),
                 decisive=error.decisive,
+                reference=told(step.name, Effect(reference=error.reference))["reference"],
             )
         case _ if step.transactional and is_contention(error):
             return _failed_by_contention(step, direction, attempt, error)
@@ -215,8 +216,8 @@ def late(outcome: Outcome) -> LateOutcomeRecorded | None:
             return replace(late, result=result, reference=reference, movements=movements)
         case StepFailed(error=error) | StepUnknown(error=error):
             return replace(late, error=error)
-        case _:
-            return late
+        case StepWaiting(reference=reference):
+            return replace(late, reference=reference)
 
 
 def described(error: BaseException) -> dict[str, Json]:

@@ -102,6 +102,7 @@ class RecordedEffect:
     Args:
         seq: where the log tells of it.
         reference: the other side's name for it.
+        is_open: it was begun there, as a wait tells, and may take effect yet.
         covered: a compensation accounts for it.
         undo_reference: the other side's name for what undid it.
         undo_generation: which idempotency key its undoing uses.
@@ -111,6 +112,7 @@ class RecordedEffect:
     attempt: int
     reference: str | None = None
     result: Json = None
+    is_open: bool = False
     covered: bool = False
     undo_reference: str | None = None
     undo_generation: int = 1
@@ -168,6 +170,9 @@ class StepState:
     Args:
         effect: the known effect that counts as the step's, or None: the one it was done with.
             Steps after it have worked with that one; what is heard of later is only to be undone.
+        begun: what waits told of and no success accounts for: each has to be undone by its own
+            reference, and "it is not there" is no answer of it.
+        waits_on: the reference of the latest wait under the present idempotency key.
         denials: when the probes and undos were started that were told, since the latest attempt,
             "not there".
         undone_seq: how far a compensation of the step accounts for its log.
@@ -187,6 +192,8 @@ class StepState:
     probe: Track = Track()
     effects: tuple[RecordedEffect, ...] = ()
     effect: RecordedEffect | None = None
+    begun: tuple[RecordedEffect, ...] = ()
+    waits_on: str | None = None
     skipped: bool = False
     denials: tuple[datetime, ...] = ()
     undone_seq: int = 0
@@ -207,13 +214,23 @@ class StepState:
     @property
     def uncovered_effect(self) -> RecordedEffect | None:
         """The effect to undo next of those that no compensation accounts for, or None."""
-        return self._next_to_undo([each for each in self.effects if not each.covered])
+        return self._next_to_undo([each for each in self.outside if not each.covered])
 
     @property
     def second_effect(self) -> RecordedEffect | None:
         """The same of those beside the one that counts as the step's."""
         counts = None if self.effect is None else self.effect.seq
-        return self._next_to_undo([e for e in self.effects if not e.covered and e.seq != counts])
+        return self._next_to_undo([e for e in self.outside if not e.covered and e.seq != counts])
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a wait was told of something outside that nothing accounts for yet."""
+        return any(not each.covered for each in self.begun)
+
+    @property
+    def outside(self) -> tuple[RecordedEffect, ...]:
+        """The known effects, and what was begun and may become one."""
+        return (*self.effects, *self.begun)
 
     def _next_to_undo(self, uncovered: Sequence[RecordedEffect]) -> RecordedEffect | None:
         """The oldest; but what an undo has begun it also ends, under the same key."""

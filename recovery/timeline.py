@@ -133,8 +133,8 @@ def _detail(entry: Entry) -> str | None:
             return reference or why
         case StepFailed(error=error) | StepUnknown(error=dict() as error):
             return _error_text(error)
-        case StepWaiting(until=until):
-            return f"until {until}"
+        case StepWaiting(until=until, reference=reference):
+            return f"until {until}" if reference is None else f"{reference}, until {until}"
         case _:
             return None
 

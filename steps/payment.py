@@ -5,6 +5,7 @@ What an undo answers, by what stands at the gateway:
     void meets        no payment                       nothing there
                       a hold, an open challenge        voided
                       a declined payment               closed, where another card might open it
+                      an unseen one of a known name    voided by that name
                       voided, expired, refunded        already done: nothing is held or kept
                       captured, not refunded           Terminal: only a refund gives it back
     refund meets      never captured                   nothing there
@@ -14,7 +15,7 @@ What an undo answers, by what stands at the gateway:
 
 "Nothing there" is said only while no effect is known; a known effect that is gone is "done". A
 lookup that finds no payment at all is another answer, `NotLanded`: it may lag behind the step that
-opened one (an authorization that ended in a challenge is known by its key only), so the engine asks
+opened one (an authorization whose answer was lost is known by its key only), so the engine asks
 again, later.
 """
 
@@ -45,7 +46,7 @@ from steps.gateways.payment import (
 )
 from steps.money import Money
 from steps.payload import CheckoutPayload
-from steps.second_look import call_or_find
+from steps.second_look import call_or_find, found_if_answered
 
 Context = StepContext[CheckoutPayload]
 
@@ -62,7 +63,9 @@ def authorize_payment(ctx: Context) -> Effect:
     """Hold the price of the order; the reference is the payment's at the gateway.
 
     A payer who has to pass a challenge is waited for, holding no worker. What came of it is looked
-    up and not asked for again: the key would replay its first answer.
+    up by the payment's reference and not asked for again: the key would replay its first answer. So
+    the answer to a repeated call may be of long ago, and is looked up as well before it is waited
+    for: nobody is told again of a challenge that is over.
 
     Raises:
         CardDeclinedError: final; the issuer said no, or the challenge was not passed.
@@ -75,7 +78,13 @@ def authorize_payment(ctx: Context) -> Effect:
     try:
         held = call_or_find(lambda: _authorize(ctx), lambda: _held_under_our_key(ctx))
     except AuthenticationRequiredError as error:
-        raise Wait(AUTHENTICATED, ctx.now + CHALLENGE, decisive=True) from error
+        reference = error.reference
+        seen = None
+        if ctx.attempt > 1:
+            seen = found_if_answered(lambda: find_payment(ctx, reference=reference))
+        if seen is None or seen.status is ChargeStatus.REQUIRES_ACTION:
+            raise _challenge(ctx, reference) from error
+        held = _passed(seen)
     return held_payment(held)
 
 
@@ -115,8 +124,10 @@ def void_payment(ctx: Context) -> Effect | NothingThere | NotLanded:
         Terminal: ``captured``: the money was taken, so letting go is no longer possible and saying
             so would be a lie. Where our own capture took it, its refund has spared us this.
     """
-    if ctx.effect is not None and ctx.effect.reference is not None:
-        return _voided(ctx, ctx.effect.reference)
+    effect = ctx.effect
+    if effect is not None and effect.reference is not None:
+        was_held = not effect.is_open or _is_held(ctx, effect.reference)
+        return _voided(ctx, effect.reference, was_held=was_held)
     payment = found_under_our_key(ctx)
     if payment is None:
         return _not_found(ctx)
@@ -260,7 +271,7 @@ def _gone_before(ctx: Context, error: PaymentStateError) -> Effect | NothingTher
     return Effect(
         value={"status": existing.status},
         reference=existing.reference,
-        movements=() if existing.captured.minor else released,
+        movements=() if existing.captured.minor or ctx.effect.is_open else released,
     )
 
 
@@ -269,22 +280,37 @@ def _gone_before(ctx: Context, error: PaymentStateError) -> Effect | NothingTher
 
 def _after_the_challenge(ctx: Context) -> ChargeResult:
     """What came of the challenge: the signal only prompts this look at the truth."""
-    payment = found_under_our_key(ctx)
+    payment = payment_begun(ctx)
     if payment is None:
         raise OutcomeUnknown("the payment with the challenge is not found", code="not_seen_yet")
-    if payment.status.holds_money:
-        return payment
     if payment.status is not ChargeStatus.REQUIRES_ACTION:
-        raise CardDeclinedError(
-            "the payer did not pass the challenge", code="authentication_failed", decisive=True
-        )
-    if ctx.signalled:
-        raise Wait(
-            AUTHENTICATED, ctx.now + CHALLENGE, decisive=True
-        )  # it was told of something else
+        return _passed(payment)
+    if ctx.signalled:  # it was told of something else
+        raise _challenge(ctx, payment.reference)
     raise Terminal(
         "the payer did not authenticate in time", code="not_authenticated", decisive=True
     )
+
+
+def _passed(payment: ChargeResult) -> ChargeResult:
+    """The payment whose challenge is over, if it was passed."""
+    if payment.status.holds_money:
+        return payment
+    raise CardDeclinedError(
+        "the payer did not pass the challenge", code="authentication_failed", decisive=True
+    )
+
+
+def _challenge(ctx: Context, reference: str) -> Wait:
+    until = ctx.now + CHALLENGE
+    return Wait(AUTHENTICATED, until, decisive=True, reference=reference)
+
+
+def payment_begun(ctx: Context) -> ChargeResult | None:
+    """The payment that the step began: by its reference where that is known, else by the key."""
+    if ctx.reference is not None:
+        return find_payment(ctx, reference=ctx.reference)
+    return found_under_our_key(ctx)
 
 
 def _not_found(ctx: Context) -> NotLanded:
@@ -309,6 +335,12 @@ def _captured_whole(ctx: Context, reference: str) -> ChargeResult | None:
     if payment is None or payment.captured != ctx.payload.price or payment.refunded.minor:
         return None
     return payment
+
+
+def _is_held(ctx: Context, reference: str) -> bool:
+    """Whether the payer has passed the challenge meanwhile: for the books only, so asked once."""
+    payment = found_if_answered(lambda: find_payment(ctx, reference=reference))
+    return payment is not None and payment.status is ChargeStatus.AUTHORIZED
 
 
 def _let_go(payment: ChargeResult | None) -> ChargeResult | None:

@@ -16,8 +16,8 @@ from steps.payment import (
     authorized_reference,
     captured_payment,
     find_payment,
-    found_under_our_key,
     held_payment,
+    payment_begun,
 )
 
 Context = StepContext[CheckoutPayload]
@@ -30,10 +30,10 @@ LAG: Final = timedelta(minutes=1)
 
 
 def probe_authorization(ctx: Context) -> Effect | NotLanded | CannotTell:
-    """Tell whether the order's price is held, by the key that may have held it."""
-    payment = found_under_our_key(ctx)
+    """Tell whether the order's price is held, by the payment's reference or the step's key."""
+    payment = payment_begun(ctx)
     if payment is None:
-        return NotLanded("no payment under the key")
+        return NotLanded("no such payment")
     if payment.status is ChargeStatus.DECLINED:
         return NotLanded("declined")
     if payment.amount == ctx.payload.price and payment.status.holds_money:

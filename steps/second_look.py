@@ -28,14 +28,15 @@ def call_or_find(call: Callable[[], T], find: Callable[[], T | None]) -> T:
     except (GatewayServerError, KeyConflictError) as error:
         if isinstance(error, GatewayServerError) and not error.is_replayed:
             raise  # the next attempt may be told what happened
-        found = _asked(find)
+        found = found_if_answered(find)
         if found is None:
             raise
         return found
 
 
-def _asked(find: Callable[[], T | None]) -> T | None:
+def found_if_answered(find: Callable[[], T | None]) -> T | None:
+    """Return what `find` finds; None also where nobody answers, or no time is left to ask."""
     try:
         return find()
     except (Retriable, OutcomeUnknown):
-        return None  # nobody answered the question, or no time was left to ask it
+        return None

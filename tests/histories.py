@@ -210,6 +210,7 @@ class History:
         direction: str = FORWARD,
         *,
         decisive: bool = False,
+        reference: str | None = None,
         **duration: float,
     ) -> Self:
         """Let a step wait for a signal that long."""
@@ -224,6 +225,7 @@ class History:
                 signal=signal,
                 until=until,
                 decisive=decisive,
+                reference=reference,
             ),
         )
 

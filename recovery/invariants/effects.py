@@ -125,7 +125,7 @@ def _origins(evidence: Evidence) -> dict[str, _Origin]:
 def _keys(saga: SagaHistory, state: FoldedSaga, step: str, direction: str) -> Iterator[str]:
     """Every key that the step may have used: each generation, and each effect it undid."""
     known = state.step(step)
-    references = {None, *(each.reference for each in known.effects)}
+    references = {None, *(each.reference for each in known.outside)}
     for generation in range(1, known.generation + 1):
         forward = forward_key(saga.definition, saga.key, step, generation)
         if direction == Direction.FORWARD:

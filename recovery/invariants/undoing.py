@@ -21,6 +21,7 @@ from orchestrator.entries import (
     StepSkipped,
     StepStarted,
     StepSucceeded,
+    StepWaiting,
     UndoFailed,
     UndoSkipped,
 )
@@ -35,6 +36,7 @@ class Account:
             tells of each, and the other side's name for it.
         taken_back: the effects that one accounts for, with the other side's name for the undo.
         references: the other side's names of all that were ever known.
+        begun: of these, what a wait was told of and no success of the step has accounted for.
         ran: attempts whose function was called.
         undo_began: the seq of the latest attempt to undo.
         undone_at: the seq at which the latest undo that really undid something began.
@@ -44,6 +46,7 @@ class Account:
     effects: list[tuple[int, str | None]] = field(default_factory=list)
     taken_back: list[tuple[int, str | None, str | None]] = field(default_factory=list)
     references: set[str | None] = field(default_factory=set)
+    begun: set[str | None] = field(default_factory=set)
     ran: int = 0
     undo_began: int = 0
     undone_at: int = 0
@@ -55,6 +58,18 @@ class Account:
             return
         self.references.add(reference)
         self.effects.append((seq, reference))
+
+    def began(self, seq: int, reference: str) -> None:
+        """Note what a wait was told of: it may take effect yet, so it counts as an effect."""
+        self.landed(seq, reference)
+        self.begun.add(reference)
+
+    def succeeded(self, seq: int, reference: str | None) -> None:
+        """Note the step's own success, which accounts for what it had waited for."""
+        self.effects = [each for each in self.effects if each[1] not in self.begun]
+        self.references -= self.begun
+        self.begun = set()
+        self.landed(seq, reference)
 
     def undone(self, *, said_so: bool, reference: str | None = None) -> None:
         """Note a compensation that ended: for the oldest effect it knew, or for what it found.
@@ -120,9 +135,12 @@ def _accounts(entries: Iterable[Recorded]) -> dict[str, Account]:
                 of(step).ran += 1
             case StepReleased(direction=Direction.FORWARD, step=step):
                 of(step).ran -= 1
+            case StepWaiting(direction=Direction.FORWARD, step=step, reference=str() as reference):
+                of(step).began(recorded.seq, reference)
+            case StepSucceeded(direction=Direction.FORWARD, step=step, reference=reference):
+                of(step).succeeded(recorded.seq, reference)
             case (
-                StepSucceeded(direction=Direction.FORWARD, step=step, reference=reference)
-                | LateOutcomeRecorded(
+                LateOutcomeRecorded(
                     direction=Direction.FORWARD, outcome="succeeded", step=step, reference=reference
                 )
                 | StepSettled(

@@ -196,7 +196,7 @@ def _is_own(payment: ChargeResult, case: _Case) -> bool:
     """Whether the saga opened the payment: under a key of its own, or the log says so."""
     step = case.state.step(AUTHORIZE)
     keys = step_keys(case.state, case.saga.definition, case.saga.key, AUTHORIZE)
-    return payment.key in keys or any(each.reference == payment.reference for each in step.effects)
+    return payment.key in keys or any(each.reference == payment.reference for each in step.outside)
 
 
 def _of_others(payment: ChargeResult) -> Look:

@@ -5,6 +5,7 @@ often webhooks arrive. What a running attempt may be about to record is waited f
 
     at the gateway                 in the log                          then
     challenge answered             authorize_payment waits             the payer answered
+    challenge failed               authorize_payment is unsettled      later, it may come to wait
     held or taken                  no such hold, the step ran          an effect is proved
     taken                          no such capture, the step ran       an effect is proved
     refund succeeded               the refund is pending               a refund is settled
@@ -107,7 +108,8 @@ def _of_the_hold(payment: ChargeResult, state: FoldedSaga) -> Iterator[Finding]:
         if heard <= step.signals_used.get(AUTHENTICATED, 0):
             yield PayerAnswered()
     elif not payment.status.holds_money:
-        return
+        if step.forward.unsettled:  # its next attempt may begin to wait for what was answered now
+            yield NotYet(reason=f"{AUTHORIZE} is not settled")
     elif not step.forward.attempts:
         yield NotYet(reason=f"the saga has not come to {AUTHORIZE}")
     elif _is_first_of(step, state) and payment.amount != _price(state):

@@ -907,6 +907,42 @@ def test_a_cancelled_challenge_is_called_off_though_a_lookup_lags(shop: Shop, or
     assert is_untouched(order)
 
 
+def never_found_by_its_key(order: Order) -> None:
+    key = forward_key("checkout", order.id, "authorize_payment")
+    order.judge.script("not_found", operation="find", key=key, times=None)
+
+
+def test_a_challenge_is_looked_up_by_its_reference(shop: Shop, order: Order) -> None:
+    saga_id = shop.run(order, until=State.WAITING, payment_method="tok_challenge")
+    order.judge.end_challenge(open_challenge(order), passed=True)
+    never_found_by_its_key(order)
+    shop.client.signal(saga_id, AUTHENTICATED, dedup_id="webhook-1")
+
+    shop.ends(saga_id)
+
+    assert shop.state(saga_id) is State.COMPLETED
+    assert order.totals().authorizations_count == 1
+
+
+@pytest.mark.parametrize("passed", [None, True, False])
+def test_a_challenge_that_no_lookup_shows_is_voided_all_the_same(
+    shop: Shop, order: Order, passed: bool | None
+) -> None:
+    saga_id = shop.run(order, until=State.WAITING, payment_method="tok_challenge")
+    reference = open_challenge(order)
+    if passed is not None:
+        order.judge.end_challenge(reference, passed=passed)
+    order.judge.script("not_found", operation="find", times=None)
+
+    shop.client.cancel(saga_id, reason="changed my mind")
+    shop.ends(saga_id)
+
+    assert shop.state(saga_id) is State.COMPENSATED
+    assert is_untouched(order)
+    with pytest.raises(RuntimeError, match="no_open_challenge"):
+        order.judge.end_challenge(reference, passed=True)
+
+
 def test_a_free_order_is_shipped_without_a_payment(shop: Shop, order: Order) -> None:
     saga_id = shop.run(order, amount_minor=0, payment_method=None)
 

@@ -28,6 +28,7 @@ from orchestrator.entries import (
     StepStarted,
     StepSucceeded,
     StepUnknown,
+    StepWaiting,
     UndoSkipped,
     UnwindingStarted,
 )
@@ -272,6 +273,22 @@ CAPTURE_UNKNOWN: Sequence[Entry] = (
     begin("capture_payment"),
     StepUnknown(step="capture_payment", direction=FORWARD, attempt=1, reason="lease_lost"),
 )
+CAPTURE_WAITS: Sequence[Entry] = (
+    begin("capture_payment"),
+    StepWaiting(
+        step="capture_payment",
+        direction=FORWARD,
+        attempt=1,
+        until="2026-11-24T12:00:00+00:00",
+        reference="cap_B",
+    ),
+)
+CAPTURE_FAILS_LATER: Sequence[Entry] = (
+    StepStarted(step="capture_payment", direction=FORWARD, attempt=2, owner="worker"),
+    StepFailed(
+        step="capture_payment", direction=FORWARD, attempt=2, terminal=True, error={"message": "no"}
+    ),
+)
 NOTHING_THERE: Sequence[Entry] = (
     begin("capture_payment", UNDO),
     StepSucceeded(step="capture_payment", direction=UNDO, attempt=1, undone=False),
@@ -301,6 +318,9 @@ LEFT_UNDONE: dict[str, Plant] = {
         *did("capture_payment", "ref_B", UNDO),
         forward=did("capture_payment", "cap_B"),
         late=[late_capture("cap_again")],
+    ),
+    "what a wait was told of is not denied": lambda: with_undo(
+        *NOTHING_THERE, forward=[*CAPTURE_WAITS, *CAPTURE_FAILS_LATER]
     ),
     "a skipped undo needs the other step's": compensated_without_refund,
 }
@@ -393,8 +413,16 @@ def test_what_was_left_undone_is_caught_by_the_entries_alone(case: str) -> None:
             forward=did("capture_payment", "cap_B"),
             late=[late_capture("cap_B")],
         ),
+        with_undo(
+            *did("capture_payment", "ref_B", UNDO), forward=[*CAPTURE_WAITS, *CAPTURE_FAILS_LATER]
+        ),
     ],
-    ids=["nothing happened", "nothing was found", "the late answer was known"],
+    ids=[
+        "nothing happened",
+        "nothing was found",
+        "the late answer was known",
+        "what a wait was told of was undone",
+    ],
 )
 def test_what_was_undone_is_not_accused(evidence: Evidence) -> None:
     (compensated,) = (each for each in evidence.sagas if each.key == "B")

@@ -59,6 +59,38 @@ def test_a_payers_answer_wakes_the_saga_that_waits(
     assert shop.row_of(receipt).saga_id == saga_id
 
 
+@pytest.mark.parametrize("looks", [True, False], ids=["looked up", "told again"])
+@pytest.mark.parametrize(
+    ("passed", "kind", "ends"),
+    [
+        (True, "payment.authorized", State.COMPLETED),
+        (False, "payment.failed", State.COMPENSATED),
+    ],
+)
+def test_a_payer_who_answers_while_the_answer_of_the_charge_is_lost_is_heard(
+    shop: World, order: str, passed: bool, kind: str, ends: State, looks: bool
+) -> None:
+    """The charge is repeated, and its first answer with it, of a challenge that is over by then."""
+    shop.judge.script("drop_after", operation="authorize", order_reference=order)
+    saga_id = shop.start(order, "tok_challenge")
+    while "StepUnknown" not in shop.kinds(saga_id):
+        shop.works(saga_id)
+    opened = shop.told(order, "payment.requires_action").told["payment"]["reference"]
+    shop.judge.end_challenge(opened, passed=passed)
+    shop.delivers(shop.told(order, kind))
+    told = shop.inbox.process_due()
+    if not looks:
+        shop.judge.script("not_found", operation="find", reference=opened)
+        shop.runs_until(saga_id, State.COMPLETED if passed else State.WAITING)
+        shop.is_due_again()
+        shop.inbox.process_due()
+
+    shop.runs_until(saga_id, ends)
+    assert (told.told, told.put_off) == ((1, 0) if passed else (0, 1))
+    held = shop.judge.totals_of(order)
+    assert held is None or held.open_holds_count == 0
+
+
 def test_a_webhook_that_lies_of_a_challenge_changes_nothing(shop: World, order: str) -> None:
     """Signed well, and yet it is the payment that counts: nobody has passed the challenge."""
     saga_id, _ = challenged(shop, order)
