@@ -12,6 +12,7 @@ from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Process, Processes
+from recovery.lost_processes import LOOK_SECONDS
 from recovery.sweeper import Sweeper, SweepReport
 from workers.owner import owner
 
@@ -22,7 +23,7 @@ SHORTEST_PAUSE_SECONDS = 0.02
 
 
 class SweepLoop:
-    """Sweeps every interval, and rings for timers that come due between two sweeps."""
+    """Sweeps every interval; between two sweeps it rings for timers and looks for the dead."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class SweepLoop:
         self._definitions = definitions
         self._interval = interval_seconds
         self._on_report = on_report
-        self._next_sweep = time.monotonic()
+        self._next_sweep = self._next_look = time.monotonic()
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -64,10 +65,8 @@ class SweepLoop:
             self._failed(f"{type(error).__name__}: {error}")
         else:
             self._on_report(report)
-        until_sweep = self._next_sweep - time.monotonic()
-        return max(
-            SHORTEST_PAUSE_SECONDS, min(until_sweep, until_sweep if timer is None else timer)
-        )
+        until_due = min(self._next_sweep, self._next_look) - time.monotonic()
+        return max(SHORTEST_PAUSE_SECONDS, min(until_due, until_due if timer is None else timer))
 
     def release(self, owners: Sequence[str]) -> int:
         """Give up at once what dead processes held; a bare process id is one of this host.
@@ -102,9 +101,14 @@ class SweepLoop:
         self._next_sweep = min(self._next_sweep, time.monotonic() + self._interval)
 
     def _work(self) -> SweepReport:
-        if time.monotonic() < self._next_sweep:
-            return self.sweeper.ring_due()
-        self._next_sweep = time.monotonic() + self._interval
+        now = time.monotonic()
+        looks = now >= self._next_look
+        if looks:
+            self._next_look = now + LOOK_SECONDS
+        if now < self._next_sweep:
+            lost = self.sweeper.release_lost() if looks else SweepReport()
+            return lost + self.sweeper.ring_due()
+        self._next_sweep = now + self._interval
         self._processes.seen(sweeper_process(self._definitions))
         return self.sweeper.run_once()
 

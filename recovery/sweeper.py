@@ -24,7 +24,9 @@ from orchestrator.storage.attempts import (
     DueSaga,
 )
 from orchestrator.storage.database import Database
+from orchestrator.storage.processes import Processes, Sight
 from orchestrator.storage.rows import RING_PATIENCE_SECONDS, OpenAttempt
+from recovery.lost_processes import LostProcesses
 
 BATCH = 500
 MAX_ROUNDS = 40
@@ -90,6 +92,8 @@ class Sweeper:
     ) -> None:
         self._coordinator = coordinator
         self._attempts = Attempts(database)
+        self._processes = Processes(database)
+        self._lost = LostProcesses(self._processes)
         self._run_locally = run_locally
         self._patience = ring_patience_seconds
         self._woke_foreign = False
@@ -117,10 +121,35 @@ class Sweeper:
         """Return in how many seconds `ring_due` has something to do, or None."""
         return self._attempts.next_timer()
 
+    def release_lost(self) -> SweepReport:
+        """Give up what processes held that are gone, and have others go on with it.
+
+        The cheap look between two sweeps: one statement while everybody lives.
+        """
+        if not self._sweeps.acquire(blocking=False):
+            return SweepReport()
+        try:
+            report = self._release_lost()
+            return report if report.is_quiet else report + self._ring_first()
+        finally:
+            self._sweeps.release()
+
     def release(self, owners: Sequence[str]) -> int:
         """Give up everything these dead processes held, without waiting for their leases."""
         held = self._attempts.owned_by(owners)
         return sum(self._give_up(each, UnknownReason.CRASHED) for each in held)
+
+    def _release_lost(self) -> SweepReport:
+        return SweepReport(taken_over=sum(self._bury(each) for each in self._lost.find()))
+
+    def _bury(self, lost: Sight) -> int:
+        """Give up what a dead process held; of other definitions, only who has them can."""
+        released = self.release([lost.owner])
+        if self._processes.bury(lost):
+            emit("worker.died", owners=[lost.owner], released=released)
+        else:
+            self._lost.put_off(lost)
+        return released
 
     @property
     def _hashes(self) -> list[str]:
@@ -130,8 +159,9 @@ class Sweeper:
         if not self._woke_foreign:
             self._attempts.wake_foreign(self._hashes)
             self._woke_foreign = True
+        report = self._release_lost()
         self._deliver()
-        report = self._take_over() + self._ring_first()
+        report += self._take_over() + self._ring_first()
         report += self._look() + self._ring_first() + self._ring_again()
         if not report.is_quiet:
             emit("sweep.done", **{each.name: getattr(report, each.name) for each in fields(report)})

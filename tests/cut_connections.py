@@ -1,7 +1,8 @@
-"""A proxy before Postgres that can lose the answer to a statement that was carried out."""
+"""A proxy before Postgres that can lose an answer, fall silent, or hide backends as poolers do."""
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,15 +10,24 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy.engine import make_url
 
+_BACKEND_KEY = re.compile(rb"(?<=\x00)K\x00\x00[\x00\x01](?s:.)")
+"""How Postgres begins to tell a new connection the pid of its backend."""
+
 
 class CutConnections:
-    """Passes everything on, until it is told to lose the answer to a statement with some text."""
+    """Passes everything on, until it is told to lose the answer to a statement with some text.
+
+    `is_silent`: nothing is passed on any more, and no end is told: as a network that was cut.
+    `hides_backends`: new connections are told another pid than their backend's, as by a pooler.
+    """
 
     def __init__(self, host: str, port: int, listener: socket.socket) -> None:
         self._upstream = (host, port)
         self._listener = listener
         self._text: bytes | None = None
         self.cuts = 0
+        self.is_silent = False
+        self.hides_backends = False
 
     @property
     def port(self) -> int:
@@ -42,6 +52,7 @@ class CutConnections:
                 if self._text is not None and self._text in sent:
                     self._text = None
                     loses.set()
+                self._wait_while_silent()
                 server.sendall(sent)
         _end(server)
 
@@ -51,8 +62,22 @@ class CutConnections:
                 if loses.is_set():
                     self.cuts += 1
                     break
-                client.sendall(answered)
+                self._wait_while_silent()
+                client.sendall(self._disguised(answered) if self.hides_backends else answered)
+        self._wait_while_silent()
         _end(client)
+
+    def _wait_while_silent(self) -> None:
+        while self.is_silent:
+            threading.Event().wait(0.05)
+
+    def _disguised(self, answered: bytes) -> bytes:
+        found = _BACKEND_KEY.search(answered)
+        if found is None:
+            return answered
+        pid = slice(found.end(), found.end() + 4)
+        other = (int.from_bytes(answered[pid]) ^ 1).to_bytes(4)
+        return answered[: pid.start] + other + answered[pid.stop :]
 
 
 def _end(connection: socket.socket) -> None:

@@ -27,6 +27,7 @@ from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell, SilentDoorbell
 from orchestrator.guarding import Guards
 from orchestrator.storage.database import Database, create_engine
+from orchestrator.storage.process_session import ProcessSession
 from steps.checkout import CARRIER, GATEWAY
 from steps.fraud import checkout_engine
 from steps.fraud_engine import FraudEngine
@@ -116,18 +117,38 @@ def _cwd_on_path() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def build_engine(settings: Settings, *, pool_size: int, name: str = "amends worker") -> Any:
+def build_engine(
+    settings: Settings,
+    *,
+    pool_size: int,
+    name: str = "amends worker",
+    session: Mapping[str, str] | None = None,
+) -> Any:
     """Return an engine on the saga log that survives a fork: the child starts with no connection.
+
+    Args:
+        session: settings of its sessions beside the usual ones.
 
     Raises:
         SettingsError: no database is set.
     """
     engine = create_engine(
-        settings.require_database_url(), pool_size=pool_size, application_name=name
+        settings.require_database_url(),
+        pool_size=pool_size,
+        application_name=name,
+        session=session,
     )
     # The parent's sockets stay the parent's: `close=False` forgets them without a word on the wire.
     _after_fork(engine, lambda forgotten: forgotten.dispose(close=False))
     return engine
+
+
+def build_process_session(settings: Settings) -> ProcessSession:
+    """Return the session by which others see that this process lives; opens nothing yet."""
+    never_idle_out = {"idle_session_timeout": "0"}
+    return ProcessSession(
+        build_engine(settings, pool_size=1, name="amends process", session=never_idle_out)
+    )
 
 
 def pool_size_of(settings: Settings) -> int:

@@ -1,4 +1,6 @@
-"""One thread per process that runs steps: it keeps leases alive and ends the process in order.
+"""One thread per process that runs steps: it shows that the process lives, and ends it in order.
+
+It extends leases, keeps the session by which a death shows at once, and writes both down.
 
 It is started in the process itself, after any fork, and outlives every outage of the database: a
 lease that could not be extended ends, and the fence does the rest.
@@ -10,10 +12,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from orchestrator.coordinator import Coordinator
 from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
+from orchestrator.storage.process_session import ProcessSession
 from orchestrator.storage.processes import Process, Processes
 from workers.draining import PUT_BACK_AFTER_SECONDS, Drain, PutBack, give_up_all
 
@@ -31,7 +35,8 @@ class Heartbeat:
     `hand_back` is called at that end: it returns the messages that nobody has begun, and how many.
 
     Args:
-        describe: what the register of processes should say of this one.
+        session: by which others see that this process lives.
+        describe: what the register of processes should say of this one, beside its session.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class Heartbeat:
         *,
         coordinator: Coordinator,
         processes: Processes,
+        session: ProcessSession,
         describe: Callable[[], Process],
         drain: Drain,
         put_back: PutBack,
@@ -46,6 +52,8 @@ class Heartbeat:
     ) -> None:
         self._coordinator = coordinator
         self._processes = processes
+        self._session = session
+        self._registered_key: int | None = None
         self._describe = describe
         self._drain = drain
         self._put_back = put_back
@@ -75,6 +83,7 @@ class Heartbeat:
             self._thread.join(timeout=RETRY_SECONDS)
         self._put_back.ring(self._coordinator)
         self._leave()
+        self._session.close()
 
     def beat(self, now: float) -> None:
         """Do what is due at monotonic time `now`.
@@ -90,20 +99,48 @@ class Heartbeat:
             self._next_extension = now + RETRY_SECONDS
             self._coordinator.leases.extend()
             self._next_extension = now + self._pause
-        if now >= self._next_sign:
-            is_first, self._next_sign = self._next_sign == 0.0, now + SEEN_SECONDS
-            self._processes.seen(self._describe())
-            if is_first:
-                self._processes.forget(FORGET_SECONDS)
+        self._show(now)
+
+    def _show(self, now: float) -> None:
+        """Be on the register with a session that stands, or with none: never with a lost one."""
+        is_first = self._next_sign == 0.0
+        if self._session.key != self._registered_key:
+            self._sign(now)
+        self._keep_session()
+        if self._session.key != self._registered_key or now >= self._next_sign:
+            self._sign(now)
+        if is_first:
+            self._processes.forget(FORGET_SECONDS)
+
+    def _keep_session(self) -> None:
+        try:
+            self._session.keep()
+        except LogUnavailableError as error:  # without one, leases alone say that we live
+            emit("heartbeat.failed", error=str(error))
+
+    def _sign(self, now: float) -> None:
+        """Write down that this process lives, and by what its death shows.
+
+        A session that others do not see would make them take us for dead. One that was lost a
+        moment ago is replaced at the next beat; one that was never seen is of no use.
+        """
+        key = self._session.key
+        is_new, self._registered_key = key != self._registered_key, key
+        is_seen = self._processes.seen(replace(self._describe(), session_key=key))
+        self._next_sign = now + SEEN_SECONDS
+        if not is_seen:
+            self._session.close(for_good=is_new)
 
     def _run(self) -> None:
-        while not self._stop.wait(TICK_SECONDS):
+        while True:
             try:
                 self.beat(time.monotonic())
             except LogUnavailableError as error:
                 emit("heartbeat.failed", error=str(error))
             except Exception as error:  # noqa: BLE001 - without this thread every lease is lost
                 emit("heartbeat.failed", error=f"{type(error).__name__}: {error}")
+            if self._stop.wait(TICK_SECONDS):
+                return
 
     def _end(self) -> None:
         """The end of grace: hand on what still runs, and go without waiting for it."""

@@ -16,12 +16,17 @@ from orchestrator.doorbell import Ring
 from orchestrator.storage.attempts import Attempts, attempt_of
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Process, Processes
-from workers.bootstrap import build_coordinator, build_engine, pool_size_of
+from workers.bootstrap import (
+    build_coordinator,
+    build_engine,
+    build_process_session,
+    pool_size_of,
+)
 from workers.draining import Drain, PutBack
 from workers.hand_off import CeleryDoorbell, FallbackDoorbell, task_name
 from workers.heartbeat import Heartbeat
 from workers.in_place import run_in_place
-from workers.owner import owner
+from workers.owner import owner, pid_space, pid_started
 from workers.settings import Settings
 from workers.slots import Slots
 from workers.step_runner import StepRunner
@@ -82,6 +87,7 @@ class Runtime:
         self.heartbeat = Heartbeat(
             coordinator=self.coordinator,
             processes=Processes(self.database),
+            session=build_process_session(settings),
             describe=self._describe,
             drain=drain,
             put_back=put_back,
@@ -126,4 +132,7 @@ class Runtime:
             queues=sorted(self._consumed),
             definition_hashes=self._definitions.hashes,
             amends_version=version("amends"),
+            pid_space=pid_space(),
+            pid=os.getpid() if pid_space() else None,
+            pid_started=pid_started(),
         )

@@ -116,6 +116,7 @@ _EVENTS: Mapping[str, int] = {
     "sweep.failed": WARNING,
     "sweep.unknown_line": WARNING,
     "worker.died": WARNING,
+    "process.session_hidden": INFO,
     "lease.lost": WARNING,
     "doorbell.failed": WARNING,
     "heartbeat.failed": WARNING,

@@ -241,6 +241,10 @@ process = Table(
     Column("amends_version", Text, nullable=False),
     _instant("started_at", nullable=False, server_default=CLOCK),
     _instant("seen_at", nullable=False, server_default=CLOCK),
+    Column("session_key", BigInteger),
+    Column("pid_space", Text),
+    Column("pid", Integer),
+    Column("pid_started", Text),
 )
 
 idempotency_record = Table(

@@ -36,6 +36,25 @@ def is_same(pid: int, started: str) -> bool:
     return process is not None and process.started == started and not process.is_zombie
 
 
+def has_ended(pid: int, started: str) -> bool:
+    """Is the process that was seen under `pid`, started at `started`, surely over?
+
+    False in doubt: /proc may hide the processes of other users (``hidepid``); a signal tells of
+    them all the same.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # somebody else's, so somebody's
+    try:
+        seen = observe(pid)
+    except OSError:
+        return False
+    return seen is not None and (seen.started != started or seen.is_zombie)
+
+
 def reap(pid: int) -> None:
     """Collect a finished child, so that it leaves the process table. Others' children are left."""
     with contextlib.suppress(ChildProcessError):
