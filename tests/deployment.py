@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +49,7 @@ from steps.checkout import checkout
 from steps.gateways.sandbox.judge import SandboxJudge
 from steps.gateways.sandbox.process import SandboxProcess
 from steps.storage.stock import restock
+from tests.forkserver import ForkedProcess
 from tests.worker_processes import until
 from workers.bootstrap import build_doorbell
 from workers.broker import NEW
@@ -61,10 +61,6 @@ QUEUE = "amends:amends"
 
 READY_SECONDS = 60.0
 
-_SETPRIV = shutil.which("setpriv")
-_ON_A_LEASH = [_SETPRIV, "--pdeathsig", "KILL"] if _SETPRIV else []
-"""Where the kernel can do it, members die with the test process, however that ends."""
-
 
 class Member:
     """One process of a deployment with all its children, and their common log."""
@@ -74,16 +70,9 @@ class Member:
     ) -> None:
         self.name = name
         self.log_path = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [*_ON_A_LEASH, *command],
-                cwd=log.parent,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        python, minus_m, *arguments = command
+        assert (python, minus_m) == (sys.executable, "-m"), command
+        self._process = ForkedProcess(arguments, environment=environment, cwd=log.parent, log=log)
 
     @property
     def pid(self) -> int:

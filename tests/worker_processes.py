@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from orchestrator.client import SagaClient
+from tests.forkserver import ForkedProcess
 from workers import connect
 from workers.settings import Settings
 
@@ -42,14 +42,12 @@ class WorkerProcess:
 
     def __init__(self, environment: dict[str, str], log: Path, arguments: Sequence[str]) -> None:
         self.log_path = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "workers", "worker", *arguments],
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        self._process = ForkedProcess(
+            ["celery", "-A", "workers", "worker", *arguments],
+            environment=environment,
+            cwd=ROOT,
+            log=log,
+        )
 
     @property
     def pid(self) -> int:
