@@ -48,9 +48,10 @@ class AwaitClosing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settle:
-    """Take the step for not landed: its probe said so twice, late enough."""
+    """Take the step, up to that attempt, for not landed: its probe said so twice, late enough."""
 
     step: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from orchestrator.entries import (
     Direction,
@@ -24,7 +25,11 @@ from orchestrator.entries import (
 )
 
 Name = tuple[str, ...]
-"""Step, kind, currency and reference: a movement counts once, however often it is told of."""
+"""Step, kind, currency and reference: a movement counts once, however often it is told of.
+
+One without a reference is named by its effect: that of the same reference or, without one, of the
+same key. What was moved under another key was moved once more.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +70,9 @@ class Moved:
 def movements(entries: Iterable[Recorded]) -> list[Moved]:
     """Return every movement of a log, once, in the order in which it was first told of."""
     moved: dict[Name, Moved] = {}
+    effects = _Effects()
     for recorded in entries:
+        effects.hear(recorded.entry)
         match recorded.entry:
             case UndoFailed() as failed:
                 _take_back(moved, failed)
@@ -74,7 +81,8 @@ def movements(entries: Iterable[Recorded]) -> list[Moved]:
             case entry if (told_by := _told_by(entry)) is not None:
                 told: list[dict[str, Json]] = getattr(entry, "movements", None) or []
                 for place, each in enumerate(told):
-                    _add(moved, _moved(told_by, each, recorded.at), place)
+                    movement = _moved(told_by, each, recorded.at)
+                    _add(moved, movement, f"{effects.name(entry)}/{place}")
             case _:
                 pass
     return list(moved.values())
@@ -136,9 +144,43 @@ def _moved(told_by: tuple[str, bool], movement: dict[str, Json], at: datetime) -
     )
 
 
-def _add(moved: dict[Name, Moved], movement: Moved, place: int) -> None:
-    """Without a reference it cannot be told from the step's one before: the key was the same."""
-    name = (movement.step, movement.kind, movement.currency, movement.reference or str(place))
+class _Effects:
+    """Names the effects that entries tell of, as far as their movements do not."""
+
+    def __init__(self) -> None:
+        self._settled: dict[str, list[int]] = {}
+        self._firsts: dict[tuple[str, int], str] = {}
+
+    def hear(self, entry: Entry) -> None:
+        """Note that a step has a new key, since that of its attempts so far is settled."""
+        match entry:
+            case StepSettled(direction=Direction.FORWARD, landed=False, attempt=int() as last):
+                self._settled.setdefault(entry.step, []).append(last)
+            case _:
+                pass
+
+    def name(self, entry: Any) -> str:
+        if getattr(entry, "direction", None) == Direction.COMPENSATE:
+            return ""
+        generation = self._generation(entry)
+        named = entry.reference or f"generation {generation}"
+        first = self._firsts.setdefault((entry.step, generation), named)
+        return entry.reference or first
+
+    def _generation(self, entry: Any) -> int:
+        settled = self._settled.get(entry.step, [])
+        match entry:
+            case EffectReported(generation=generation):
+                return generation or 1
+            case StepProbed() | StepSettled():
+                return 1 + len(settled)
+            case _:
+                attempt: int = entry.attempt
+                return 1 + sum(last < attempt for last in settled)
+
+
+def _add(moved: dict[Name, Moved], movement: Moved, effect: str) -> None:
+    name = (movement.step, movement.kind, movement.currency, movement.reference or effect)
     known = moved.get(name)
     moved[name] = movement if known is None else replace(movement, since=known.since)
 

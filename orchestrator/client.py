@@ -264,18 +264,24 @@ class SagaClient:
         found = self.get(saga)
         return self._outside.signal(found.definition, found.key, name, payload, dedup_id)
 
-    def report_effect(self, saga_id: UUID, step: str, effect: Effect, *, by: str) -> SagaSummary:
+    def report_effect(
+        self, saga_id: UUID, step: str, effect: Effect, *, by: str, key: str | None = None
+    ) -> SagaSummary:
         """Tell a saga that a step's effect was proved outside (a webhook, a reconciliation).
 
         It counts as the step's if nobody was told of one, else it is taken back, even after the
         end, unless an effect of the same reference is known.
+
+        Args:
+            key: the idempotency key that it bears at the other side, if that says so. It tells
+                which of several tries, settled one after the other, this is.
 
         Raises:
             PayloadError: the effect has no reference, or cannot be stored.
             SagaNotFoundError: there is none of that id.
             StateConflictError: the step never ran.
         """
-        self._outside.report_effect(self.get(saga_id), step, effect, by=by)
+        self._outside.report_effect(self.get(saga_id), step, effect, by=by, key=key)
         return self.get(saga_id)
 
     def report_settled(self, saga_id: UUID, step: str, reference: str, *, by: str) -> SagaSummary:

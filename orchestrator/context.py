@@ -141,7 +141,8 @@ class StepContext(Generic[P]):
         direction: ``forward``, ``compensate`` or ``probe``.
         attempt: number of this try, from 1; never part of an idempotency key.
         idempotency_key: the same for all attempts of this step; pass it to the other side.
-        step_key: the key under which the step itself acts, whichever direction runs.
+        step_key: the key under which the step itself acts, whichever direction runs; for a
+            compensation, that under which `effect` was done.
         payload: the validated payload.
         results: what earlier steps returned, by step name, as JSON.
         effect: for a compensation, the effect it undoes, or None when none is known.

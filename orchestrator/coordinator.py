@@ -230,7 +230,9 @@ class Coordinator:
             idempotency_key=key_of(
                 state, claim.saga.definition, claim.saga.key, name, attempt.direction
             ),
-            step_key=step_key(state, claim.saga.definition, claim.saga.key, name),
+            step_key=step_key(
+                state, claim.saga.definition, claim.saga.key, name, attempt.direction
+            ),
             payload=read_back(claim.definition, state.payload),
             results={each: done.effect.result for each, done in state.steps.items() if done.effect},
             effect=state.effect_to_undo(name) if undoing else None,

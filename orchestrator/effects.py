@@ -19,31 +19,56 @@ Tells = StepSucceeded | LateOutcomeRecorded | EffectReported | StepProbed | Step
 """The entries that may tell of an effect."""
 
 
-def with_effect(step: StepState, seq: int, entry: Tells) -> StepState:
+def with_effect(step: StepState, seq: int, entry: Tells, generation: int | None) -> StepState:
     """Add the effect an entry tells of, unless one of the same outside reference accounts for it.
 
-    Without a reference it cannot be told from a known one: the key was the same.
+    Without a reference it cannot be told from another under the same key.
+
+    Args:
+        generation: of the key it was done under; None: who told of it does not know.
     """
     reference = entry.reference
-    step = _accounts_for_its_wait(step, entry)
-    if step.effects and reference in (None, *(each.reference for each in step.effects)):
+    step = _accounts_for_its_wait(step, entry, generation)
+    if reference is None:
+        is_known = step.has_effect_of(generation)
+    else:
+        is_known = any(each.reference == reference for each in step.effects)
+    if is_known:
         return step
     effect = RecordedEffect(
         seq=seq,
-        attempt=getattr(entry, "attempt", step.forward.attempts),
+        attempt=getattr(entry, "attempt", None) or step.forward.attempts,
         reference=reference,
         result=entry.result,
+        generation=generation,
         undo_generation=step.undo_generation,
     )
-    counts = step.effect if step.is_done and step.effect is not None else effect
-    return replace(step, effects=(*step.effects, effect), effect=counts)
+    return replace(step, effects=(*step.effects, effect), effect=_that_counts(step, entry, effect))
 
 
-def _accounts_for_its_wait(step: StepState, entry: Tells) -> StepState:
-    """What a wait told of is now known as an effect: under its reference, or by the step itself."""
+def _that_counts(step: StepState, entry: Tells, effect: RecordedEffect) -> RecordedEffect:
+    """The first heard of; but what was heard while the step ran gives way to its own answer."""
+    if step.effect is None:
+        return effect
+    is_answer = isinstance(entry, StepSucceeded) and step.effect.seq > step.forward.started_seq
+    return effect if is_answer else step.effect
+
+
+def generation_reported(step: StepState, entry: EffectReported) -> int | None:
+    """Return under which of the step's keys others saw the effect, or None: nobody can tell."""
+    for each in step.outside:
+        if each.reference == entry.reference:
+            return each.generation
+    return entry.generation or (1 if step.generation == 1 else None)
+
+
+def _accounts_for_its_wait(step: StepState, entry: Tells, generation: int | None) -> StepState:
+    """What a wait told of is now known as an effect: by its reference, its key, or the step."""
     names = {entry.reference}
     if isinstance(entry, StepSucceeded):
         names.add(step.waits_on)
+    if entry.reference is None:
+        names |= {each.reference for each in step.begun if each.generation == generation}
     begun = tuple(each for each in step.begun if each.covered or each.reference not in names)
     return replace(step, begun=begun)
 
@@ -59,6 +84,7 @@ def with_begun(step: StepState, seq: int, entry: StepWaiting | LateOutcomeRecord
         seq=seq,
         attempt=entry.attempt,
         reference=reference,
+        generation=step.generation_of(entry.attempt),
         is_open=True,
         undo_generation=step.undo_generation,
     )
@@ -74,18 +100,26 @@ def report(state: FoldedSaga, step: StepState) -> StepState:
 
 
 def covered(
-    step: StepState, track: Track, given: RecordedEffect | None, undo_reference: str | None
+    step: StepState,
+    track: Track,
+    given: RecordedEffect | None,
+    undo_reference: str | None,
+    *,
+    undone: bool = True,
 ) -> StepState:
     """Account for `given`, or for "whatever was there"; go on with the next effect if one is left.
 
     The next effect has a key and so budgets of its own.
+
+    Args:
+        undone: it was undone; else somebody let it stand.
     """
     if given is None:
         seq = track.started_seq
         step = replace(step, undo_reference=undo_reference)
     else:
         seq = given.seq
-        done = replace(given, covered=True, undo_reference=undo_reference)
+        done = replace(given, covered=True, undone=undone, undo_reference=undo_reference)
         step = _with_each(step, lambda each: done if each.seq == given.seq else each)
     step = replace(step, undone_seq=max(step.undone_seq, seq))
     is_done = step.uncovered_effect is None
@@ -95,12 +129,27 @@ def covered(
     return replace(step, undo=track)
 
 
+def spared(step: StepState, undone_by: StepState) -> StepState:
+    """Account for the effect that counts, since a later step's undo undid it too.
+
+    Only with that one the later step had worked: every other is undone by its own step.
+    """
+    if step.effect is None:
+        return replace(step, undone_seq=max(step.undone_seq, undone_by.undone_seq))
+    given = next(each for each in step.effects if each.seq == step.effect.seq)
+    after = covered(step, step.undo, given, None, undone=False)
+    if step.undo.acts_on in (0, given.seq):
+        return after
+    return replace(after, undo=replace(step.undo, done=after.undo.done))
+
+
 def reported_undone(step: StepState, reference: str) -> StepState:
     """Take back what an undo accounted for, since it proved undone; the next one has a new key."""
 
     def owed(each: RecordedEffect) -> RecordedEffect:
-        is_meant = each.covered and reference in (each.undo_reference, each.reference)
-        return replace(each, covered=False, undo_reference=None) if is_meant else each
+        if not each.covered or reference not in (each.undo_reference, each.reference):
+            return each
+        return replace(each, covered=False, undone=False, undo_reference=None)
 
     known = _with_each(step, owed)
     found = known != step

@@ -162,12 +162,14 @@ class StepSettled:
     """What had been unknown is known: it landed, or it did not for good.
 
     `by`: ``probe`` (it said twice, late enough, that nothing is there) or who answered for it.
+    `attempt`: the step's last one that this is about; those before it used the same key.
     """
 
     step: str
     direction: str
     landed: bool
     by: str
+    attempt: int | None = None
     result: Json = None
     reference: str | None = None
     movements: list[dict[str, Json]] | None = None
@@ -201,13 +203,17 @@ class LateOutcomeRecorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectReported:
-    """Somebody outside (`by`: a webhook, a reconciliation) proved an effect of the step."""
+    """Somebody outside (`by`: a webhook, a reconciliation) proved an effect of the step.
+
+    `generation`: of the step's key that it bears at the other side, where that is known.
+    """
 
     step: str
     reference: str
     by: str
     result: Json = None
     movements: list[dict[str, Json]] | None = None
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,10 @@ from typing import Any
 
 from orchestrator.effects import (
     covered,
+    generation_reported,
     report,
     reported_undone,
+    spared,
     with_begun,
     with_effect,
     with_new_undo_keys,
@@ -102,10 +104,19 @@ def apply(state: FoldedSaga, recorded: Recorded) -> FoldedSaga:
     folded = replace(state, seq=recorded.seq)
     recorded = _under_its_name(state.renamed, recorded)
     entry = recorded.entry
-    if getattr(entry, "movements", None) or isinstance(entry, UndoFailed | MovementSettled):
+    if _tells_of_money(entry):
         folded = replace(folded, money=(*state.money, recorded))
     fold = _FOLDS[type(entry)]
     return fold(folded, recorded, entry)
+
+
+def _tells_of_money(entry: Entry) -> bool:
+    """Whether `orchestrator.books` reads it; a new key is where the step may move money again."""
+    match entry:
+        case UndoFailed() | MovementSettled() | StepSettled(landed=False):
+            return True
+        case _:
+            return bool(getattr(entry, "movements", None))
 
 
 def _under_its_name(renamed: Mapping[str, str], recorded: Recorded) -> Recorded:
@@ -245,6 +256,7 @@ def _on_started(state: FoldedSaga, recorded: Recorded, entry: StepStarted) -> Fo
         started_seq=recorded.seq,
         started_at=recorded.at,
         key_since=track.key_since or recorded.at,
+        generation=step.generation,
         waited=waited,
     )
     return _with_step(state, entry.step, _with_track(step, entry.direction, track))
@@ -273,7 +285,7 @@ def _on_outcome(state: FoldedSaga, recorded: Recorded, entry: Outcome) -> Folded
             return _with_step(state, entry.step, _after_undo(step, ended, entry))
         case StepSucceeded():
             ended = replace(ended, unsettled=False, done=True, failed=False)
-            step = with_effect(step, recorded.seq, entry)
+            step = with_effect(step, recorded.seq, entry, step.generation_of(entry.attempt))
         case StepProbed():
             return _after_probe(state, recorded, step, ended, entry)
         case StepFailed():
@@ -295,9 +307,9 @@ def _on_outcome(state: FoldedSaga, recorded: Recorded, entry: Outcome) -> Folded
 
 
 def _after_unknown(step: StepState, track: Track, entry: StepUnknown) -> Track:
-    """Nobody knows what the attempt did, unless its effect was proved while it ran: one key."""
-    is_proved = entry.direction == Direction.FORWARD and bool(step.effects)
-    track = replace(track, unsettled=not is_proved)
+    """Nobody knows what the attempt did, unless that of its key was settled while it ran."""
+    is_settled = entry.direction == Direction.FORWARD and _is_settled(step, entry.attempt)
+    track = replace(track, unsettled=not is_settled)
     match entry.reason:
         case UnknownReason.DRAINED:
             return track
@@ -305,6 +317,11 @@ def _after_unknown(step: StepState, track: Track, entry: StepUnknown) -> Track:
             return replace(track, unknowns=track.unknowns + 1)
         case _:
             return replace(track, crashes=track.crashes + 1)
+
+
+def _is_settled(step: StepState, attempt: int) -> bool:
+    generation = step.generation_of(attempt)
+    return generation < step.generation or step.has_effect_of(generation)
 
 
 def _after_failure(track: Track, entry: StepFailed) -> Track:
@@ -343,10 +360,10 @@ def _after_probe(
     """
     if entry.landed:
         step = replace(step, probe=track)
-        return _landed(state, recorded, step, entry)
+        return _landed(state, recorded, step, entry, track.generation)
     if entry.landed is None or step.is_begun:
         track = replace(track, failures=track.failures + 1)
-    elif step.forward.open_attempt is None:
+    elif step.forward.open_attempt is None and track.generation == step.generation:
         step = _denied(step, track)
     return _with_step(state, entry.step, replace(step, probe=track))
 
@@ -367,11 +384,14 @@ def _on_late(state: FoldedSaga, recorded: Recorded, entry: LateOutcomeRecorded) 
     if entry.outcome == "waiting":
         step = report(state, with_begun(step, recorded.seq, entry))
         return _with_step(state, entry.step, step)
-    return _landed(state, recorded, step, entry) if entry.outcome == "succeeded" else state
+    if entry.outcome != "succeeded":
+        return state
+    return _landed(state, recorded, step, entry, step.generation_of(entry.attempt))
 
 
 def _on_reported(state: FoldedSaga, recorded: Recorded, entry: EffectReported) -> FoldedSaga:
-    return _landed(state, recorded, state.step(entry.step), entry)
+    step = state.step(entry.step)
+    return _landed(state, recorded, step, entry, generation_reported(step, entry))
 
 
 def _landed(
@@ -379,12 +399,13 @@ def _landed(
     recorded: Recorded,
     step: StepState,
     entry: LateOutcomeRecorded | EffectReported | StepProbed | StepSettled,
+    generation: int | None,
 ) -> FoldedSaga:
-    """An effect is known, whoever told of it."""
-    step = with_effect(step, recorded.seq, entry)
-    forward = replace(step.forward, unsettled=False, failed=False)
-    step = report(state, replace(step, forward=forward))
-    return _with_step(state, entry.step, step)
+    """An effect is known, whoever told of it; it settles what was done under the same key only."""
+    step = with_effect(step, recorded.seq, entry, generation)
+    if generation == step.generation:
+        step = replace(step, forward=replace(step.forward, unsettled=False, failed=False))
+    return _with_step(state, entry.step, report(state, step))
 
 
 def _on_settled(state: FoldedSaga, recorded: Recorded, entry: StepSettled) -> FoldedSaga:
@@ -399,8 +420,9 @@ def _on_settled(state: FoldedSaga, recorded: Recorded, entry: StepSettled) -> Fo
         track = replace(track, started_seq=recorded.seq)
         step = covered(replace(step, undone=True), track, given, entry.reference)
         return _with_step(state, entry.step, step)
+    attempt = entry.attempt or step.forward.attempts
     if entry.landed:
-        return _landed(state, recorded, step, entry)
+        return _landed(state, recorded, step, entry, step.generation_of(attempt))
     forward = replace(
         step.forward,
         unsettled=False,
@@ -414,7 +436,7 @@ def _on_settled(state: FoldedSaga, recorded: Recorded, entry: StepSettled) -> Fo
     step = replace(
         step,
         forward=forward,
-        generation=step.generation + 1,
+        settled_attempts=(*step.settled_attempts, attempt),
         denials=(),
         waits_on=None,
         signal=None,
@@ -426,7 +448,7 @@ def _on_skipped(state: FoldedSaga, _: Recorded, entry: StepSkipped) -> FoldedSag
     step = state.step(entry.step)
     if entry.direction == Direction.COMPENSATE:
         while (left := step.uncovered_effect) is not None:
-            step = covered(step, step.undo, left, None)
+            step = covered(step, step.undo, left, None, undone=False)
         undo = replace(step.undo, done=True, unsettled=False)
         step = replace(step, undo=undo, undone_seq=max(step.undone_seq, state.seq))
         return _with_step(state, entry.step, step)
@@ -439,13 +461,8 @@ def _on_undo_failed(state: FoldedSaga, _: Recorded, entry: UndoFailed) -> Folded
 
 
 def _on_undo_skipped(state: FoldedSaga, _: Recorded, entry: UndoSkipped) -> FoldedSaga:
-    limit = state.step(entry.undone_by).undone_seq
-    step = state.step(entry.step)
-    effects = tuple(
-        replace(each, covered=True) if each.seq <= limit else each for each in step.effects
-    )
-    step = replace(step, effects=effects, undone_seq=limit, undone_by=entry.undone_by)
-    return _with_step(state, entry.step, step)
+    step = spared(state.step(entry.step), state.step(entry.undone_by))
+    return _with_step(state, entry.step, replace(step, undone_by=entry.undone_by))
 
 
 def _fresh(step: StepState) -> StepState:

@@ -29,10 +29,25 @@ def undo_key(forward: str, reference: str | None, generation: int = 1) -> str:
     return f"undo-{_digest(*parts)}"
 
 
-def step_key(state: FoldedSaga, definition: str, saga_key: str, step: str) -> str:
-    """Return the key under which the step acts, whichever direction asks."""
+def step_key(
+    state: FoldedSaga, definition: str, saga_key: str, step: str, direction: str = Direction.FORWARD
+) -> str:
+    """Return the key under which the step acts; for an undo, that of the effect it is given."""
     known = state.step(step)
-    return forward_key(definition, saga_key, known.key_name or step, known.generation)
+    effect = state.effect_to_undo(step) if direction == Direction.COMPENSATE else None
+    generation = None if effect is None else effect.generation
+    return forward_key(definition, saga_key, known.key_name or step, generation or known.generation)
+
+
+def generation_of(
+    state: FoldedSaga, definition: str, saga_key: str, step: str, key: str
+) -> int | None:
+    """Return which of the step's keys `key` is, from 1, or None: it is none of them."""
+    known = state.step(step)
+    for generation in range(1, known.generation + 1):
+        if key == forward_key(definition, saga_key, known.key_name or step, generation):
+            return generation
+    return None
 
 
 def step_keys(state: FoldedSaga, definition: str, saga_key: str, step: str) -> set[str]:
@@ -47,7 +62,7 @@ def step_keys(state: FoldedSaga, definition: str, saga_key: str, step: str) -> s
 
 def key_of(state: FoldedSaga, definition: str, saga_key: str, step: str, direction: str) -> str:
     """Return the key of the attempt that `state` asks for next; a probe asks for the step's."""
-    forward = step_key(state, definition, saga_key, step)
+    forward = step_key(state, definition, saga_key, step, direction)
     if direction != Direction.COMPENSATE:
         return forward
     effect = state.effect_to_undo(step)

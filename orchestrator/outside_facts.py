@@ -36,6 +36,7 @@ from orchestrator.errors import (
 )
 from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
+from orchestrator.keys import generation_of
 from orchestrator.mover import ADD_SECONDS, Mover
 from orchestrator.outcomes import printable, told
 from orchestrator.payloads import MAX_BYTES, canonical, checked_key, refuse_card_data, to_json
@@ -154,7 +155,9 @@ class OutsideFacts:
             if self._mover.note(row, closing, state=State.RESOLVED) is not None:
                 return
 
-    def report_effect(self, saga: SagaSummary, step: str, effect: Effect, *, by: str) -> None:
+    def report_effect(
+        self, saga: SagaSummary, step: str, effect: Effect, *, by: str, key: str | None = None
+    ) -> None:
         """See `orchestrator.client.SagaClient.report_effect`."""
         if effect.reference is None:
             raise PayloadError("an effect that others prove needs its reference")
@@ -166,7 +169,11 @@ class OutsideFacts:
                 f"step {step!r} of saga {saga.id} never ran", saga_id=saga.id, state=saga.state
             )
         reference = effect.reference
-        fact = EffectReported(step=step, by=by, **told(step, effect))
+        generation = None
+        if key is not None:
+            name = state.renamed.get(step, step)
+            generation = generation_of(state, saga.definition, saga.key, name, key)
+        fact = EffectReported(step=step, by=by, generation=generation, **told(step, effect))
         self._add(saga, fact, unless=_holds(lambda entry: _tells_of(entry, step, reference)))
 
     def report_undo_failed(

@@ -1,7 +1,8 @@
 """Waits, and how an unknown becomes known: by replay, by probe, or by an operator.
 
 replay   the same key again: whatever is answered for it is the truth. Never past half the time
-         for which the other side remembers a key: then a replay could act anew.
+         for which the other side remembers a key: then a replay could act anew. Nor while an
+         effect under an earlier key is known: then it could be a second one.
 probe    ask whether it is there. "It landed" is believed at once. "It is not there" is believed
          when said twice by probes that began after everything a given-up attempt may have sent
          must have arrived: its timeout and the other side's lag after it was started.
@@ -27,11 +28,13 @@ DENIALS = 2
 
 def settle(state: FoldedSaga, step: Step, now: datetime, seed: str) -> Action:
     """Return what settles a step that may have taken effect."""
-    track = state.step(step.name).forward
+    known = state.step(step.name)
+    track = known.forward
     if isinstance(track.last, StepWaiting):
         return after_waiting(state, step, Direction.FORWARD, track.last, now, seed)
     due = not_before(track, step.retry, seed, step.name, Direction.FORWARD)
-    if may_replay(step, track, track.unknowns < step.retry.max_attempts, due or now, now):
+    has_budget = track.unknowns < step.retry.max_attempts and not known.effects
+    if may_replay(step, track, has_budget, due or now, now):
         return run(state, step, Direction.FORWARD, due)
     if step.probe is not None:
         return _probe(state, step, seed)
@@ -98,7 +101,7 @@ def _probe(state: FoldedSaga, step: Step, seed: str) -> Action:
     known = state.step(step.name)
     believed = [each for each in known.denials if each >= _quiet_since(known.forward, step)]
     if len(believed) >= DENIALS:
-        return Settle(step=step.name)
+        return Settle(step=step.name, attempt=known.forward.attempts)
     track = known.probe
     if track.failures >= step.probe_retry.max_attempts or track.crashes >= step.max_crashes:
         return Park(

@@ -103,7 +103,10 @@ class RecordedEffect:
         seq: where the log tells of it.
         reference: the other side's name for it.
         is_open: it was begun there, as a wait tells, and may take effect yet.
+        generation: which of the step's idempotency keys it was done under, from 1; None: who told
+            of it did not know.
         covered: a compensation accounts for it.
+        undone: a compensation of the step itself really undid it.
         undo_reference: the other side's name for what undid it.
         undo_generation: which idempotency key its undoing uses.
     """
@@ -113,7 +116,9 @@ class RecordedEffect:
     reference: str | None = None
     result: Json = None
     is_open: bool = False
+    generation: int | None = 1
     covered: bool = False
+    undone: bool = False
     undo_reference: str | None = None
     undo_generation: int = 1
 
@@ -128,10 +133,12 @@ class Track:
         open_attempt: the attempt that runs now.
         started_seq, started_at: where and when the latest attempt was started.
         key_since: when the first attempt under the present idempotency key was started.
+        generation: which of the step's keys the latest attempt used, or asked about.
         failures: attempts without effect that spent the budget.
         unknowns: attempts of unknown outcome that were not a crash.
         crashes: attempts that took their worker down or lost their lease.
-        unsettled: at least one attempt may have happened and nothing decisive was heard since.
+        unsettled: at least one attempt may have happened and nothing decisive was heard since; of
+            the step's present key only, since the keys before it are settled.
         ended_at: the database's time when the latest attempt ended.
         last: how it ended.
         failed: it ended for good, without effect.
@@ -146,6 +153,7 @@ class Track:
     started_seq: int = 0
     started_at: datetime | None = None
     key_since: datetime | None = None
+    generation: int = 1
     failures: int = 0
     unknowns: int = 0
     crashes: int = 0
@@ -169,7 +177,7 @@ class StepState:
 
     Args:
         effect: the known effect that counts as the step's, or None: the one it was done with.
-            Steps after it have worked with that one; what is heard of later is only to be undone.
+            Steps after it work with that one; what is heard of later is only to be undone.
         begun: what waits told of and no success accounts for: each has to be undone by its own
             reference, and "it is not there" is no answer of it.
         waits_on: the reference of the latest wait under the present idempotency key.
@@ -177,10 +185,11 @@ class StepState:
             "not there".
         undone_seq: how far a compensation of the step accounts for its log.
         undone: the compensation really undid something: a known effect, or one it found itself.
+        undone_by: the step whose compensation undid this step's effect too.
         undo_reference: the other side's name for what an undo found itself and undid.
-        generation: which idempotency key the step uses; it rises only when the key before was
-            settled as not landed for good. `undo_generation`: the highest of its undoing so far,
-            and that of an undo which is given no known effect.
+        settled_attempts: the last attempt under each key that was settled as not landed for good.
+        undo_generation: the highest of its undoing so far, and that of an undo which is given no
+            known effect.
         key_name: the name that its keys are derived from, if a migration has renamed the step.
         signals_used: how many signals of each name were already delivered to it.
         signal: the signal that ended its latest wait, for all attempts up to the next wait; None
@@ -200,21 +209,48 @@ class StepState:
     undone: bool = False
     undone_by: str | None = None
     undo_reference: str | None = None
-    generation: int = 1
+    settled_attempts: tuple[int, ...] = ()
     undo_generation: int = 1
     key_name: str | None = None
     signals_used: Mapping[str, int] = field(default_factory=dict)
     signal: SignalReceived | None = None
 
     @property
+    def generation(self) -> int:
+        """Which idempotency key the step uses; it rises when the one before is settled for good."""
+        return 1 + len(self.settled_attempts)
+
+    def generation_of(self, attempt: int) -> int:
+        """Return which key the attempt of that number used."""
+        return 1 + sum(last < attempt for last in self.settled_attempts)
+
+    def has_effect_of(self, generation: int | None) -> bool:
+        """Whether an effect is known that was done under that key."""
+        return any(each.generation == generation for each in self.effects)
+
+    @property
     def is_done(self) -> bool:
-        """Whether steps that come after this one may start."""
-        return self.skipped or (bool(self.effects) and self.forward.open_attempt is None)
+        """Whether steps that come after this one may start.
+
+        Not while its present key may still have an effect, though one before it proved to have.
+        """
+        if self.skipped:
+            return True
+        if not self.effects or self.forward.open_attempt is not None:
+            return False
+        return self.has_effect_of(self.generation) or not self.forward.is_under_way
 
     @property
     def uncovered_effect(self) -> RecordedEffect | None:
         """The effect to undo next of those that no compensation accounts for, or None."""
         return self._next_to_undo([each for each in self.outside if not each.covered])
+
+    @property
+    def is_undone(self) -> bool:
+        """Whether a compensation of the step undid the effect that counts, or what it found."""
+        if self.effect is None:
+            return self.undone
+        return any(each.undone for each in self.effects if each.seq == self.effect.seq)
 
     @property
     def second_effect(self) -> RecordedEffect | None:

@@ -173,7 +173,11 @@ def _entry_of(action: Action) -> Entry | None:
             return UndoSkipped(step=action.step, undone_by=action.undone_by)
         case Settle():
             return StepSettled(
-                step=action.step, direction=Direction.FORWARD, landed=False, by="probe"
+                step=action.step,
+                direction=Direction.FORWARD,
+                landed=False,
+                by="probe",
+                attempt=action.attempt,
             )
         case RefuseCancel():
             return CancelRefused(pivot=action.pivot)

@@ -48,6 +48,10 @@ def unwinding(
             continue
         if _waits_for(definition, each.name, pending):
             pending.add(each.name)
+        elif _is_spared(state, each):
+            assert each.undone_by is not None, "only then it is spared"
+            pending.add(each.name)
+            actions.append(SkipUndo(step=each.name, undone_by=each.undone_by))
         elif _is_exhausted(state.step(each.name), each, now, seed) or _is_blocked(
             definition, each.name, outstanding
         ):
@@ -144,9 +148,6 @@ def _next_undo(state: FoldedSaga, step: Step, now: datetime, seed: str) -> list[
     known = state.step(step.name)
     if known.undo.open_attempt is not None:
         return []
-    if _is_spared(state, step):
-        assert step.undone_by is not None, "only then it is spared"
-        return [SkipUndo(step=step.name, undone_by=step.undone_by)]
     if isinstance(known.undo.last, StepWaiting):
         child = parked_child(state, known.undo.last)
         if child is not None:
@@ -157,15 +158,20 @@ def _next_undo(state: FoldedSaga, step: Step, now: datetime, seed: str) -> list[
 
 
 def _is_spared(state: FoldedSaga, step: Step) -> bool:
-    """Whether a later step's compensation undid this one too: it undid an effect that came after.
+    """Whether a later step's compensation undid this one too: it undid what that had worked with.
 
-    Where only second effects are taken back, each has to be undone by its own step.
+    So of several effects only the one that counts is spared. Each other has to be undone by its own
+    step, and so has every one where only second effects are taken back.
     """
     if step.undone_by is None or state.undoes_second_effects_only:
         return False
-    effect = state.effect_to_undo(step.name)
-    later = state.step(step.undone_by)
-    return later.undone and (effect is None or effect.seq < later.undone_seq)
+    known, later = state.step(step.name), state.step(step.undone_by)
+    if known.undo.open_attempt is not None or not later.is_undone:
+        return False
+    if known.effect is None:
+        return True
+    worked_with = any(e.seq == known.effect.seq and not e.covered for e in known.effects)
+    return worked_with and known.effect.seq < later.undone_seq
 
 
 def _failed_compensation(outstanding: Sequence[str]) -> Park:

@@ -249,7 +249,7 @@ def _row_to_undo(ctx: StepContext[Any], acted: list[_Fate]) -> _Fate | None:
     """Return the row of the effect that is to be undone, of those that are or were effects."""
     if ctx.effect is None or not acted:
         return acted[-1] if acted else None
-    for each in acted:
+    for each in reversed(acted):  # the last is the effect's own key
         if each.effect.reference == ctx.effect.reference:
             return each
     raise Terminal(

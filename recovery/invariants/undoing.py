@@ -26,6 +26,8 @@ from orchestrator.entries import (
     UndoSkipped,
 )
 
+Landed = StepSucceeded | LateOutcomeRecorded | StepSettled | StepProbed | EffectReported
+
 
 @dataclass(slots=True, kw_only=True)
 class Account:
@@ -35,8 +37,13 @@ class Account:
         effects: known effects that no compensation accounts for, the oldest first: where the log
             tells of each, and the other side's name for it.
         taken_back: the effects that one accounts for, with the other side's name for the undo.
+        counts: the seq of the effect that steps after it worked with.
         references: the other side's names of all that were ever known.
         begun: of these, what a wait was told of and no success of the step has accounted for.
+        keys: the keys, by their number, under which one was ever known.
+        settled: the last attempt under each key that was settled as not landed.
+        started: the latest attempt, and `started_at` its seq.
+        asked: the number of the key that the latest probe asked about.
         ran: attempts whose function was called.
         undo_began: the seq of the latest attempt to undo.
         undone_at: the seq at which the latest undo that really undid something began.
@@ -45,31 +52,70 @@ class Account:
 
     effects: list[tuple[int, str | None]] = field(default_factory=list)
     taken_back: list[tuple[int, str | None, str | None]] = field(default_factory=list)
+    counts: int = 0
     references: set[str | None] = field(default_factory=set)
     begun: set[str | None] = field(default_factory=set)
+    keys: set[int] = field(default_factory=set)
+    settled: list[int] = field(default_factory=list)
+    started: int = 0
+    started_at: int = 0
+    asked: int = 1
     ran: int = 0
     undo_began: int = 0
     undone_at: int = 0
     was_undone: bool = False
 
-    def landed(self, seq: int, reference: str | None) -> None:
-        """Note an effect, unless one of that reference is known; without one it is the same."""
-        if self.references and (reference is None or reference in self.references):
+    def intended(self, seq: int, entry: StepStarted) -> None:
+        """Note an attempt that began."""
+        match entry.direction:
+            case Direction.FORWARD:
+                self.ran += 1
+                self.started, self.started_at = entry.attempt, seq
+            case Direction.COMPENSATE:
+                self.undo_began = seq
+            case _:
+                self.asked = 1 + len(self.settled)
+
+    def landed(self, seq: int, entry: Landed) -> None:
+        """Note an effect, unless one of its reference is known, or without one of its key."""
+        reference, key = entry.reference, self._key(entry)
+        if reference in self.begun:
+            self._accounts_for({reference})
+        if key in self.keys if reference is None else reference in self.references:
             return
         self.references.add(reference)
+        self.keys.add(key)
         self.effects.append((seq, reference))
+        if not self.counts or (isinstance(entry, StepSucceeded) and self.counts > self.started_at):
+            self.counts = seq
+
+    def _key(self, entry: Landed) -> int:
+        match entry:
+            case StepSucceeded() | LateOutcomeRecorded():
+                return 1 + sum(last < entry.attempt for last in self.settled)
+            case StepProbed():
+                return self.asked
+            case EffectReported():
+                return entry.generation or 1
+            case StepSettled():
+                return 1 + len(self.settled)
 
     def began(self, seq: int, reference: str) -> None:
         """Note what a wait was told of: it may take effect yet, so it counts as an effect."""
-        self.landed(seq, reference)
+        if reference not in self.references:
+            self.references.add(reference)
+            self.effects.append((seq, reference))
         self.begun.add(reference)
 
-    def succeeded(self, seq: int, reference: str | None) -> None:
+    def succeeded(self, seq: int, entry: StepSucceeded) -> None:
         """Note the step's own success, which accounts for what it had waited for."""
-        self.effects = [each for each in self.effects if each[1] not in self.begun]
-        self.references -= self.begun
-        self.begun = set()
-        self.landed(seq, reference)
+        self._accounts_for(self.begun)
+        self.landed(seq, entry)
+
+    def _accounts_for(self, begun: set[str | None]) -> None:
+        self.effects = [each for each in self.effects if each[1] not in begun]
+        self.references -= begun
+        self.begun = self.begun - begun
 
     def undone(self, *, said_so: bool, reference: str | None = None) -> None:
         """Note a compensation that ended: for the oldest effect it knew, or for what it found.
@@ -88,9 +134,9 @@ class Account:
         self.was_undone = True
 
     def spared(self, seq: int) -> None:
-        """Note that another step's undo, begun at `seq`, undid this step too."""
+        """Note that another step's undo, begun at `seq`, undid what that step had worked with."""
         if seq:
-            self.effects = [each for each in self.effects if each[0] > seq]
+            self.effects = [e for e in self.effects if e[0] > seq or e[0] != self.counts]
             self.was_undone = True
 
     def undo_failed(self, reference: str) -> None:
@@ -131,27 +177,23 @@ def _accounts(entries: Iterable[Recorded]) -> dict[str, Account]:
 
     for recorded in entries:
         match recorded.entry:
-            case StepStarted(direction=Direction.FORWARD, step=step):
-                of(step).ran += 1
+            case StepStarted() as intent:
+                of(intent.step).intended(recorded.seq, intent)
             case StepReleased(direction=Direction.FORWARD, step=step):
                 of(step).ran -= 1
             case StepWaiting(direction=Direction.FORWARD, step=step, reference=str() as reference):
                 of(step).began(recorded.seq, reference)
-            case StepSucceeded(direction=Direction.FORWARD, step=step, reference=reference):
-                of(step).succeeded(recorded.seq, reference)
+            case StepSucceeded(direction=Direction.FORWARD, step=step) as success:
+                of(step).succeeded(recorded.seq, success)
             case (
-                LateOutcomeRecorded(
-                    direction=Direction.FORWARD, outcome="succeeded", step=step, reference=reference
-                )
-                | StepSettled(
-                    direction=Direction.FORWARD, landed=True, step=step, reference=reference
-                )
-                | StepProbed(landed=True, step=step, reference=reference)
-                | EffectReported(step=step, reference=reference)
-            ):
-                of(step).landed(recorded.seq, reference)
-            case StepStarted(direction=Direction.COMPENSATE, step=step):
-                of(step).undo_began = recorded.seq
+                LateOutcomeRecorded(direction=Direction.FORWARD, outcome="succeeded")
+                | StepSettled(direction=Direction.FORWARD, landed=True)
+                | StepProbed(landed=True)
+                | EffectReported()
+            ) as told:
+                of(told.step).landed(recorded.seq, told)
+            case StepSettled(direction=Direction.FORWARD, step=step, attempt=last):
+                of(step).settled.append(last or of(step).started)
             case StepSucceeded(direction=Direction.COMPENSATE, step=step) as undo:
                 of(step).undone(said_so=undo.undone is not False, reference=undo.reference)
             case StepSettled(direction=Direction.COMPENSATE, landed=True, step=step) as settled:

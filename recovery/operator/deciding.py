@@ -182,7 +182,12 @@ def _mark_done(case: Case, verb: MarkDone, by: By) -> Plan:
         }
         spared = [each.name for each in case.definition.steps if each.undone_by == step.name]
     settled = StepSettled(
-        step=step.name, direction=case.direction, landed=True, by=by.actor, **facts
+        step=step.name,
+        direction=case.direction,
+        landed=True,
+        by=by.actor,
+        attempt=_asked_about(case, step.name),
+        **facts,
     )
     return _goes_on(case, verb, by, settled, fresh=spared)
 
@@ -198,8 +203,21 @@ def _mark_not_done(case: Case, verb: MarkNotDone, by: By) -> Plan:
         raise RefusedError(case.saga, f"{named(case, step)} never ran")
     if not (case.is_parked or track.unsettled):
         raise RefusedError(case.saga, f"{named(case, step)} did not, and is tried again by itself")
-    settled = StepSettled(step=step.name, direction=case.direction, landed=False, by=by.actor)
+    settled = StepSettled(
+        step=step.name,
+        direction=case.direction,
+        landed=False,
+        by=by.actor,
+        attempt=_asked_about(case, step.name),
+    )
     return _goes_on(case, verb, by, settled, fresh=[step.name])
+
+
+def _asked_about(case: Case, step: str) -> int | None:
+    """The last attempt under the key that is answered for; an undo has its effect instead."""
+    if case.direction is Direction.COMPENSATE:
+        return None
+    return case.state.step(step).forward.attempts
 
 
 def _skip(case: Case, verb: Skip, by: By) -> Plan:

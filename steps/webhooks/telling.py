@@ -43,8 +43,8 @@ def tell(
         case PayerAnswered():
             client.signal(saga_id, AUTHENTICATED, payload, dedup_id=source)
             return f"signalled {AUTHENTICATED}"
-        case EffectProved(step=step, effect=effect):
-            client.report_effect(saga_id, step, effect, by=by)
+        case EffectProved(step=step, effect=effect, key=key):
+            client.report_effect(saga_id, step, effect, by=by, key=key)
             return f"reported the effect of {step} to the saga"
         case RefundSettled(reference=reference):
             client.report_settled(saga_id, CAPTURE, reference, by=by)

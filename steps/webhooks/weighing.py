@@ -46,10 +46,11 @@ class PayerAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectProved:
-    """An effect of a step that the log knows nothing of."""
+    """An effect of a step that the log knows nothing of, and the key it was done under."""
 
     step: str
     effect: Effect
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ def _of_the_hold(payment: ChargeResult, state: FoldedSaga) -> Iterator[Finding]:
     elif _is_first_of(step, state) and payment.amount != _price(state):
         yield Question(text=_differs("holds", payment, state))
     else:
-        yield EffectProved(step=AUTHORIZE, effect=held_payment(payment))
+        yield EffectProved(step=AUTHORIZE, effect=held_payment(payment), key=payment.key)
 
 
 def _of_the_capture(payment: ChargeResult, state: FoldedSaga) -> Iterator[Finding]:

@@ -148,6 +148,7 @@ def test_mark_done_settles_the_step_with_what_the_operator_saw() -> None:
         direction=Direction.FORWARD,
         landed=True,
         by="ada",
+        attempt=3,
         reference="pay-1",
         result={"id": "pay-1"},
         movements=EARNED,
