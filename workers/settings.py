@@ -89,6 +89,8 @@ class Settings(BaseSettings):
         alert_url: where alerts are posted; signed with each secret in `alert_secret`.
         alert_command: program and arguments that are given alerts, one at a time.
         alert_unknown_seconds: how long an outcome may be unknown before somebody is told.
+        alert_unclaimed_seconds: how long a due attempt may wait for a worker before somebody is
+            told that its queue is not served.
         alert_missed_sweeps: how many sweeps may be missed before somebody is told.
         reconcile_hour: from which hour of the gateway's day beat has yesterday reconciled; without
             one it does not.
@@ -148,6 +150,7 @@ class Settings(BaseSettings):
     alert_secret: str | None = Field(None, repr=False, validate_default=True)
     alert_command: Names = Field((), repr=False)
     alert_unknown_seconds: float = Field(900.0, gt=0)
+    alert_unclaimed_seconds: float = Field(60.0, gt=0)
     alert_missed_sweeps: int = Field(3, ge=1)
     reconcile_hour: int | None = Field(None, ge=0, le=23)
     reconcile_sagas: Names = ()

@@ -89,6 +89,16 @@ WHERE NOT {_SWEEPER_SEEN}
 {_ONCE}
 """
 
+RAISE_UNSERVED = f"""
+{_INSERT}
+VALUES (gen_random_uuid(), 'queue_unserved', %(about)s, NULL, %(data)s, clock_timestamp())
+{_ONCE}
+"""
+
+HAS_UNSERVED = """
+SELECT FROM amends.alert WHERE about = %(about)s AND kind = 'queue_unserved'
+"""
+
 RAISE_DISCREPANCY = f"""
 {_INSERT}
 SELECT gen_random_uuid(), 'discrepancy', %(about)s, %(saga_id)s::uuid,
@@ -134,6 +144,13 @@ RETURNING {_COLUMNS}
 CLOSE_SILENT = f"""
 {_OVER}
 WHERE about = 'sweepers' AND kind = 'sweeper_silent' AND {_SWEEPER_SEEN}
+RETURNING {_COLUMNS}
+"""
+
+CLOSE_UNSERVED = f"""
+{_OVER}
+WHERE kind = 'queue_unserved' AND (due_at IS NOT NULL OR closed_by <> '{MOVED_ON}')
+    AND about NOT LIKE '%% until %%' AND about <> ALL(%(abouts)s::text[])
 RETURNING {_COLUMNS}
 """
 

@@ -38,6 +38,7 @@ class AlertKind(StrEnum):
     UNKNOWN_TOO_LONG = "unknown_too_long"
     SAGA_OVERDUE = "saga_overdue"
     SWEEPER_SILENT = "sweeper_silent"
+    QUEUE_UNSERVED = "queue_unserved"
     DISCREPANCY = "discrepancy"
 
 
@@ -101,6 +102,19 @@ class Alerts:
         """One while no sweeper was seen for that long."""
         return self._write(statements.RAISE_SILENT, {"age": age_seconds})
 
+    def raise_unserved(self, queue: str, data: Mapping[str, Json]) -> list[Alert]:
+        """One for a queue whose due attempts nobody takes.
+
+        Args:
+            data: count, age, money, who serves it, and what to do next.
+        """
+        values = {"about": f"queue:{queue}", "data": json.dumps(data)}
+        return self._write(statements.RAISE_UNSERVED, values)
+
+    def has_unserved(self, queue: str) -> bool:
+        """Whether there is one for this queue, acknowledged or not."""
+        return bool(self._database.run(statements.HAS_UNSERVED, {"about": f"queue:{queue}"}))
+
     def raise_discrepancy(
         self, about: str, saga_id: UUID | None, data: Mapping[str, Json]
     ) -> list[Alert]:
@@ -142,6 +156,11 @@ class Alerts:
     def close_silent(self, age_seconds: float) -> list[Alert]:
         """Let it be over when a sweeper was seen within that time."""
         return self._write(statements.CLOSE_SILENT, {"age": age_seconds})
+
+    def close_unserved(self, but_for: Sequence[str]) -> list[Alert]:
+        """Let those be over whose queues are not among these."""
+        values = {"abouts": [f"queue:{each}" for each in but_for]}
+        return self._write(statements.CLOSE_UNSERVED, values)
 
     def close_discrepancies(self, abouts: Sequence[str]) -> list[Alert]:
         """Let these be over."""

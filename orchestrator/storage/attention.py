@@ -16,6 +16,7 @@ from uuid import UUID
 from orchestrator.entries import Json
 from orchestrator.state import PARKED, State
 from orchestrator.storage.database import Database, Row
+from orchestrator.storage.unclaimed import NEXT_LOOK_SECONDS
 
 CONSIDERED = 1000
 """So many of each kind are looked at, the oldest; more than a list shows, so that it can order."""
@@ -61,6 +62,19 @@ WHERE s.due_at < {_NOW} - make_interval(secs => %(age)s) AND {_OF_DEFINITION}
 ORDER BY s.due_at LIMIT %(limit)s
 """
 
+# One for each queue is enough to go by; `amends doctor` counts them.
+UNCLAIMED = f"""
+SELECT saga_id, 'unclaimed', due_at FROM (
+    SELECT DISTINCT ON (t.queue) t.saga_id, t.due_at
+    FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
+    WHERE coalesce(t.lease_until, t.ring_at)
+            <= {_NOW} + make_interval(secs => {NEXT_LOOK_SECONDS})
+        AND t.token IS NULL AND t.due_at <= {_NOW} - make_interval(secs => %(age)s)
+        AND {_OF_DEFINITION}
+    ORDER BY t.queue, t.due_at) oldest
+ORDER BY due_at LIMIT %(limit)s
+"""
+
 _MATCHING = f"""
 FROM amends.saga s LEFT JOIN LATERAL ({_PARKED_AT}) p ON {_IS_PARKED}
 WHERE s.due_at IS NOT NULL AND s.state = ANY(%(states)s::text[]) AND {_OF_DEFINITION}
@@ -79,7 +93,7 @@ HOW_MANY = f"SELECT count(*) {_MATCHING}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concern:
-    """A saga that somebody should look at: why (a parked saga's reason, retrying, overdue)."""
+    """A saga that somebody should look at: why (a parked saga's reason, or as below)."""
 
     saga_id: UUID
     why: str
@@ -120,6 +134,10 @@ class Attention:
     def overdue(self, definition: str | None, limit: int, age_seconds: float) -> list[Concern]:
         """Return sagas that have been due for that long, the longest first."""
         return self._concerns(OVERDUE, definition, limit, age_seconds)
+
+    def unclaimed(self, definition: str | None, limit: int, age_seconds: float) -> list[Concern]:
+        """Return, per queue, the saga whose due attempt nobody has taken for longest."""
+        return self._concerns(UNCLAIMED, definition, limit, age_seconds)
 
     def matching(self, wanted: Filter, limit: int) -> list[tuple[UUID, int]]:
         """Return id and seq of the sagas that are wanted, oldest first."""

@@ -40,7 +40,7 @@ def alert_values(alert: Alert, entries: Iterable[Recorded] | None) -> dict[str, 
         "state": known.get("state"),
         "reason": known.get("reason", alert.kind.value),
         "question": _question(alert),
-        "money_at_risk": None
+        "money_at_risk": known.get("money_at_risk")
         if entries is None
         else {currency: asdict(each) for currency, each in money_at_risk(entries).items()},
         "next": _next_command(alert),
@@ -61,7 +61,7 @@ def _question(alert: Alert) -> str:
             seen = known["last_seen_at"]
             since = "ever" if seen is None else f"since {seen}"
             return f"No sweeper was seen {since}: is one running?"
-        case AlertKind.DISCREPANCY:
+        case AlertKind.DISCREPANCY | AlertKind.QUEUE_UNSERVED:
             return str(known["question"])
 
 
@@ -71,5 +71,5 @@ def _next_command(alert: Alert) -> str:
             return f"amends show {alert.saga_id}"
         case AlertKind.SAGA_OVERDUE | AlertKind.SWEEPER_SILENT:
             return "amends doctor"
-        case AlertKind.DISCREPANCY:
+        case AlertKind.DISCREPANCY | AlertKind.QUEUE_UNSERVED:
             return str(alert.data["next"])

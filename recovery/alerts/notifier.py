@@ -25,6 +25,7 @@ from orchestrator.storage.saga_log import SagaLog
 from recovery.alerts.message import message
 from recovery.alerts.parked import ParkedWatch
 from recovery.alerts.sinks import NotSentError, Sink, sinks_of
+from recovery.alerts.unclaimed import UnclaimedWatch
 from recovery.alerts.unknowns import UnknownWatch
 from workers.settings import Settings
 
@@ -50,6 +51,7 @@ class Notifier:
     Args:
         patience_seconds: how long nobody may have swept before that is an alert.
         unknown_seconds: how long an outcome may be unknown before that is one.
+        unclaimed_seconds: how long a due attempt may be unclaimed before that is one.
     """
 
     def __init__(
@@ -59,11 +61,15 @@ class Notifier:
         *,
         patience_seconds: float,
         unknown_seconds: float,
+        unclaimed_seconds: float = 60.0,
     ) -> None:
         self._alerts = Alerts(database)
         self._log = SagaLog(database)
         self._parked = ParkedWatch(self._alerts)
         self._unknowns = UnknownWatch(self._alerts, self._log, age_seconds=unknown_seconds)
+        self._unclaimed = UnclaimedWatch(
+            self._alerts, self._log, database, age_seconds=unclaimed_seconds
+        )
         self._sinks = sinks
         self._patience = patience_seconds
         self._watches_since = self._ended_at = NEVER
@@ -76,6 +82,7 @@ class Notifier:
             sinks_of(settings),
             patience_seconds=settings.sweep_patience_seconds,
             unknown_seconds=settings.alert_unknown_seconds,
+            unclaimed_seconds=settings.alert_unclaimed_seconds,
         )
 
     def run_once(self) -> AlertReport:
@@ -116,8 +123,9 @@ class Notifier:
     def _work(self, *, may_judge: bool) -> AlertReport:
         parked, moved_on = self._parked.look()
         unknown, settled = self._unknowns.look()
-        raised = _told_raised(parked) + _told_raised(unknown)
-        closed = _told_closed(moved_on) + _told_closed(settled)
+        unclaimed, claimed = self._unclaimed.look(may_judge=may_judge)
+        raised = _told_raised(parked) + _told_raised(unknown) + _told_raised(unclaimed)
+        closed = _told_closed(moved_on) + _told_closed(settled) + _told_closed(claimed)
         if may_judge:
             raised += _told_raised(self._alerts.raise_overdue(self._patience))
             raised += _told_raised(self._alerts.raise_silent(self._patience))
@@ -173,6 +181,6 @@ def _told_closed(alerts: Sequence[Alert]) -> int:
 
 
 def _shown(alert: Alert) -> dict[str, Any]:
-    names = ("saga", "key", "reason", "step")
+    names = ("saga", "key", "reason", "step", "queue", "attempts", "served_by")
     named: dict[str, Any] = {name: alert.data[name] for name in names if name in alert.data}
     return {"alert_id": alert.id, "kind": alert.kind, "saga_id": alert.saga_id, **named}

@@ -129,6 +129,7 @@ def _list_attention(session: Session, saga: str | None, limit: int) -> None:
         limit=limit,
         retrying_seconds=session.settings.alert_unknown_seconds,
         overdue_seconds=session.settings.sweep_patience_seconds,
+        unclaimed_seconds=session.settings.alert_unclaimed_seconds,
     )
     now = datetime.now(UTC)
     session.output.rows(ATTENTION_COLUMNS, [_attention_row(each, now) for each in found])

@@ -10,7 +10,11 @@ from orchestrator.state import PARKED
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Processes, SeenProcess
 from orchestrator.storage.reads import Reads
+from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.unclaimed import unclaimed_queues
 from orchestrator.storage.vital_signs import VitalSigns
+from recovery.alerts.unclaimed import in_words, money_of, remedy
+from recovery.cli.preview_page import money_text
 from recovery.doctor.findings import Finding, ok, warn
 from recovery.sweep_loop import KIND
 from steps.storage.webhook_inbox import WebhookRows
@@ -57,6 +61,23 @@ def sweepers(database: Database, settings: Settings) -> Iterator[Finding]:
             "none seen, and nothing is overdue yet",
             "run `amends sweep` or beat, or schedule `amends sweep --once`",
         )
+
+
+def queues(database: Database, settings: Settings) -> Iterator[Finding]:
+    """What is due is taken: every queue has a worker, and those that serve it keep up."""
+    log = SagaLog(database)
+    waiting = unclaimed_queues(database, settings.alert_unclaimed_seconds)
+    for each in waiting:
+        money = money_text(money_of(log, each))
+        at_risk = f"; at risk: {money}" if money else ""
+        hint = (
+            "look at what runs (`amends list`) and at the workers' logs, or start more workers"
+            if each.served_by
+            else f"start one: `{remedy(each)}`, with its sagas in AMENDS_SAGAS"
+        )
+        yield warn("queues", f"{in_words(each)}{at_risk}", hint)
+    if not waiting:
+        yield ok("queues", f"nothing waits longer than {settings.alert_unclaimed_seconds:g} s")
 
 
 def sagas(database: Database, definitions: Definitions) -> Iterator[Finding]:

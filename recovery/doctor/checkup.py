@@ -51,6 +51,7 @@ def checkup(
     for name, check in (
         ("workers", lambda: activity.workers(database, definitions())),
         ("sweeper", lambda: activity.sweepers(database, settings)),
+        ("queues", lambda: activity.queues(database, settings)),
         ("sagas", lambda: activity.sagas(database, definitions())),
         ("webhooks", lambda: activity.webhooks(database)),
         ("event readers", lambda: readers.readers(database)),

@@ -23,7 +23,8 @@ class Row:
     """A saga that needs a person.
 
     Args:
-        why: the reason it is parked for, ``retrying`` or ``overdue``; `since`: for how long.
+        why: the reason it is parked for, ``retrying``, ``overdue``, or ``unclaimed``: no worker
+            has taken what is due in its queue; `since`: for how long.
         unknown_since: since when an outcome of it is unknown, or None.
         steps: what is asked about.
         money: what its log says is held, or taken and not given back.
@@ -48,6 +49,7 @@ def needing_attention(
     limit: int = 20,
     retrying_seconds: float,
     overdue_seconds: float,
+    unclaimed_seconds: float,
 ) -> list[Row]:
     """Return at most `limit` sagas: the oldest unknown outcome first, then the longest waiting.
 
@@ -55,11 +57,13 @@ def needing_attention(
         saga: only those of this definition.
         retrying_seconds: how long a step may be tried again before that is worth a look.
         overdue_seconds: how long a saga may be due before that is.
+        unclaimed_seconds: how long a due attempt may wait for a worker before that is.
     """
     concerns = [
         *attention.parked(saga, limit),
         *attention.failing(saga, limit, retrying_seconds),
         *attention.overdue(saga, limit, overdue_seconds),
+        *attention.unclaimed(saga, limit, unclaimed_seconds),
     ]
     first: dict[UUID, Concern] = {}
     for each in concerns:
@@ -108,6 +112,8 @@ def _unreadable(concern: Concern, saga: SagaSummary) -> Row:
 def _first_advice(concern: Concern, case: Case) -> Advice:
     if concern.why == "overdue":
         return Advice(command="amends doctor", why="nobody looks at it: do sweepers keep up?")
+    if concern.why == "unclaimed":
+        return Advice(command="amends doctor", why="no worker takes it: is its queue served?")
     advice = recommended(case)
     return advice[0] if advice else Advice(command=f"amends show {case.saga.id}", why="look at it")
 

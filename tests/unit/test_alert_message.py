@@ -21,13 +21,20 @@ DATA: dict[AlertKind, dict[str, Any]] = {
     AlertKind.UNKNOWN_TOO_LONG: OF_SAGA | {"step": "pay", "direction": "forward", "since": "09:00"},
     AlertKind.SAGA_OVERDUE: OF_SAGA | {"due_at": "09:00"},
     AlertKind.SWEEPER_SILENT: {"last_seen_at": None},
+    AlertKind.QUEUE_UNSERVED: {
+        "queue": "pay",
+        "attempts": 2,
+        "served_by": 0,
+        "question": "Is one running?",
+        "next": "amends worker -Q pay",
+    },
     AlertKind.DISCREPANCY: OF_SAGA
     | {"reason": "missing_gateway", "question": "Did it?", "next": "amends discrepancies"},
 }
 
 
 def alert(kind: AlertKind) -> Alert:
-    is_of_saga = kind is not AlertKind.SWEEPER_SILENT
+    is_of_saga = kind not in (AlertKind.SWEEPER_SILENT, AlertKind.QUEUE_UNSERVED)
     return Alert(
         id=UUID(int=7),
         kind=kind,

@@ -27,7 +27,11 @@ from tests.integration.operating.world import (
 
 def look(engine: Engine, operator: Operator, **options: Any) -> list[Row]:
     database = Database(engine.pool)
-    settings = {"retrying_seconds": 900.0, "overdue_seconds": 60.0} | options
+    settings = {
+        "retrying_seconds": 900.0,
+        "overdue_seconds": 60.0,
+        "unclaimed_seconds": 60.0,
+    } | options
     return needing_attention(Attention(database), Reads(database), operator, **settings)
 
 
