@@ -14,12 +14,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from orchestrator import checkpoints
 from orchestrator.announcing import announce
 from orchestrator.context import Lease
 from orchestrator.definition import SagaDefinition, Step
 from orchestrator.definitions import Definitions
 from orchestrator.entries import Recorded, StepStarted
-from orchestrator.errors import LogUnavailableError
+from orchestrator.errors import HistoryError, LogUnavailableError
 from orchestrator.folding import apply, replay
 from orchestrator.instrumentation import emit
 from orchestrator.leases import Leases
@@ -27,7 +28,7 @@ from orchestrator.planning import attempt_id
 from orchestrator.state import FoldedSaga
 from orchestrator.state_machine import decide
 from orchestrator.storage.database import Moved
-from orchestrator.storage.rows import AttemptId, SagaRow, Snapshot
+from orchestrator.storage.rows import AttemptId, Claimed, SagaRow, Snapshot
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.troubles import NewerLogError, fold_of, is_its_own
 
@@ -116,14 +117,29 @@ class Claims:
             return self._claim_in_doubt(attempt, token, asked)
         if claimed is None:
             return None
-        before = fold_of(claimed.entries)
-        entry = started(attempt, self._owner())
-        state = apply(before, Recorded(seq=claimed.saga.seq, at=claimed.now, entry=entry))
+        before, state = self._folded(attempt, claimed)
         lease = self._leases.add(attempt, token, claimed.timeout_seconds, asked)
         claim = self._claim(
             attempt, token, claimed.saga, state, lease, claimed.now, asked, alone=claimed.alone
         )
         return self._if_wanted(claim, before)
+
+    def _folded(self, attempt: AttemptId, claimed: Claimed) -> tuple[FoldedSaga, FoldedSaga]:
+        """The saga before and after the intent: from its last checkpoint on, where that will do."""
+        saga_id, entry = attempt.saga_id, started(attempt, self._owner())
+        intent = Recorded(seq=claimed.saga.seq, at=claimed.now, entry=entry)
+        is_due = checkpoints.is_due(claimed.entries)
+        try:
+            before = fold_of(claimed.entries, claimed.base)
+            state = apply(before, intent)
+        except HistoryError:
+            if claimed.base is None:
+                raise
+            before = fold_of(self._log.entries(saga_id)[: intent.seq - 1])
+            state, is_due = apply(before, intent), True
+        if is_due:
+            self._log.keep_checkpoint(saga_id, before)
+        return before, state
 
     def _claim_in_doubt(self, attempt: AttemptId, token: UUID, asked: float) -> Claim | None:
         """The claim was committed, though its answer was lost: our token in the row says so."""

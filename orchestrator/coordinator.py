@@ -291,8 +291,7 @@ class Coordinator:
         self, claim: Claim, outcome: StepSucceeded, plan: Plan | None, error: Exception
     ) -> Claim | None:
         """An error from COMMIT: only the log knows."""
-        snapshot = self._recorder.read_patiently(claim)
-        if is_recorded(snapshot, outcome):
+        if is_recorded(self._recorder.read_patiently(claim), outcome):
             if plan is None:
                 self.mover.look(claim.attempt.saga_id)
                 return None

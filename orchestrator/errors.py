@@ -108,6 +108,10 @@ class HistoryError(AmendsError):
     """A saga's log does not fold to a legal history."""
 
 
+class NotKeptError(HistoryError):
+    """A checkpoint left out what is asked for; the whole log has it."""
+
+
 class StepError(Exception):
     """How a step says that it did not succeed.
 

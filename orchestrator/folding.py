@@ -65,6 +65,7 @@ from orchestrator.state import (
     SET_ASIDE,
     UNDO_REQUESTED,
     FoldedSaga,
+    HeardSignals,
     State,
     StepState,
     Track,
@@ -78,9 +79,15 @@ def replay(entries: Iterable[Recorded], state: FoldedSaga | None = None) -> Fold
         HistoryError: the entries are not a legal history.
     """
     folded, entries = state or FoldedSaga(), list(entries)
-    voids = [each.entry.seqs for each in entries if isinstance(each.entry, EntriesVoided)]
+    voids = {
+        seq
+        for each in entries
+        if isinstance(each.entry, EntriesVoided)
+        for seq in each.entry.seqs
+        if seq > folded.seq  # else `state` has taken it in
+    }
     if voids:
-        folded = replace(folded, voided=folded.voided.union(*voids))
+        folded = replace(folded, voided=folded.voided | voids)
     for recorded in entries:
         folded = apply(folded, recorded)
     return folded
@@ -147,7 +154,7 @@ def _on_saga_started(state: FoldedSaga, recorded: Recorded, entry: SagaStarted) 
 
 
 def _on_signal(state: FoldedSaga, _: Recorded, entry: SignalReceived) -> FoldedSaga:
-    heard = (*state.signals.get(entry.name, ()), entry)
+    heard = state.signals.get(entry.name, HeardSignals()).and_then(entry)
     return replace(state, signals={**state.signals, entry.name: heard})
 
 
@@ -264,7 +271,7 @@ def _on_started(state: FoldedSaga, recorded: Recorded, entry: StepStarted) -> Fo
 
 def _with_signal(state: FoldedSaga, step: StepState, name: str | None) -> StepState:
     """Deliver the next signal of that name, or note that the wait ended without one."""
-    heard = state.signals.get(name, ()) if name is not None else ()
+    heard = state.signals.get(name, HeardSignals()) if name is not None else HeardSignals()
     used = step.signals_used.get(name, 0) if name is not None else 0
     if name is None or used >= len(heard):
         return replace(step, signal=None)

@@ -25,7 +25,7 @@ from orchestrator.actions import (
 )
 from orchestrator.definition import Kind, SagaDefinition, Step
 from orchestrator.ending import ending
-from orchestrator.entries import Direction, SignalReceived, StepFailed, StepWaiting
+from orchestrator.entries import Direction, StepFailed, StepWaiting
 from orchestrator.pauses import not_before
 from orchestrator.settling import after_waiting, poison, run, settle
 from orchestrator.state import PARKED, UNDO_REQUESTED, FoldedSaga, State, StepState, Track
@@ -85,7 +85,7 @@ def parked_child(state: FoldedSaga, wait: StepWaiting) -> str | None:
     """What a waiting parent heard last of its child, if that is parked: its state and id."""
     if wait.signal is None or not wait.signal.startswith(CHILD_SIGNAL):
         return None
-    heard: Sequence[SignalReceived] = state.signals.get(wait.signal, ())
+    heard = state.signals.get(wait.signal)
     if not heard:
         return None
     told = heard[-1].payload or {}

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from orchestrator import outcomes
+from orchestrator import checkpoints, outcomes
 from orchestrator.announcing import announce, announce_heard
 from orchestrator.definition import SagaDefinition
 from orchestrator.definitions import Definitions
@@ -150,7 +151,7 @@ class Mover:
         change, _ = reconciled(
             definition,
             snapshot,
-            replay(snapshot.entries),
+            replay(snapshot.entries, snapshot.base),
             Facts(entries=entries),
             will_ring=not isinstance(self._doorbell, SilentDoorbell),
             hurries=hurries,
@@ -314,7 +315,7 @@ class Mover:
             return False
         return moved is not None and gave_up
 
-    def keep_late(self, saga_id: UUID, late: LateOutcomeRecorded) -> None:
+    def keep_late(self, saga_id: UUID, late: LateOutcomeRecorded, *, since: int = 0) -> None:
         """Log a refused result, once, and decide what an unexpected effect leads to.
 
         As patient as the record of any outcome: nobody else knows of this one. A saga that goes on
@@ -322,12 +323,16 @@ class Mover:
         back as `stuck`, with the question. Where even its tombstone is gone observers are told,
         with all that is known.
 
+        Args:
+            since: the seq at which the attempt was claimed; it is late after that.
+
         Raises:
             LogUnavailableError: Postgres did not answer for `RECORD_GRACE_SECONDS`.
         """
 
         def facts(snapshot: Snapshot, state: FoldedSaga) -> Facts | None:  # noqa: ARG001
-            known = any(_is_about(each.entry, late) for each in snapshot.entries)
+            entries = self._log.entries(saga_id, after=since)
+            known = any(_is_about(each.entry, late) for each in entries)
             return None if known else Facts(entries=(late,))
 
         placed = False
@@ -410,13 +415,13 @@ class Mover:
         tries = 0
         while tries < MOVE_TRIES or time.monotonic() < waits_until:
             tries += 1
-            snapshot = self._log.read(saga_id)
+            snapshot = self._log.read_on(saga_id)
             if snapshot is None:
                 return None
             definition = self._definitions.by_hash(snapshot.saga.definition_hash)
             if definition is None:
                 return None
-            state = folded(snapshot)
+            state = self._folded(snapshot)
             facts = facts_of(snapshot, state)
             if facts is None:
                 return snapshot.saga.state
@@ -434,6 +439,26 @@ class Mover:
         if waits_until:
             raise LogUnavailableError(f"others hold the row of saga {saga_id}: try it again")
         return None
+
+    def _folded(self, snapshot: Snapshot) -> FoldedSaga:
+        """The saga as it was read; what was long to read is kept as a checkpoint."""
+        is_due = checkpoints.is_due(snapshot.entries)
+        try:
+            state = folded(snapshot)
+        except HistoryError:
+            if snapshot.base is None:
+                raise
+            state, is_due = folded(self._from_its_start(snapshot)), True
+        if is_due:
+            self._log.keep_checkpoint(snapshot.saga.id, state)
+        return state
+
+    def _from_its_start(self, snapshot: Snapshot) -> Snapshot:
+        """The same with all entries, for its checkpoint did not fit those that follow it."""
+        assert snapshot.base is not None, "it was read from a checkpoint on"
+        until = snapshot.entries[-1].seq if snapshot.entries else snapshot.base.seq
+        entries = [each for each in self._log.entries(snapshot.saga.id) if each.seq <= until]
+        return replace(snapshot, base=None, entries=entries)
 
     def _became_first(self, saga_id: UUID, state: FoldedSaga) -> bool:
         """Whether a saga that was just put off may have its lock after all.

@@ -131,7 +131,7 @@ class OutsideFacts:
         """See `orchestrator.client.SagaClient.request_undo`."""
         _check_words(reason, actor)
         fact = UndoRequested(reason=to_json(reason), actor=to_json(actor))
-        self._add(saga, fact, unless=_holds(lambda entry: isinstance(entry, UndoRequested)))
+        self._add(saga, fact, unless=lambda _, state: state.undo_request is not None)
         return not self._log.has(saga.id, CancelRefused)
 
     def abandon(self, saga: SagaSummary, *, reason: str, actor: str) -> None:
@@ -174,7 +174,7 @@ class OutsideFacts:
             name = state.renamed.get(step, step)
             generation = generation_of(state, saga.definition, saga.key, name, key)
         fact = EffectReported(step=step, by=by, generation=generation, **told(step, effect))
-        self._add(saga, fact, unless=_holds(lambda entry: _tells_of(entry, step, reference)))
+        self._add(saga, fact, unless=self._is_told(fact, step=step, reference=reference))
 
     def report_undo_failed(
         self,
@@ -208,16 +208,11 @@ class OutsideFacts:
             raise PayloadError("a movement that others settled needs its reference")
         reference = told(step, Effect(reference=reference))["reference"]  # as the log names it
         fact = MovementSettled(step=to_json(step), reference=reference, by=_checked_sender(by))
-        self._add(
-            saga,
-            fact,
-            unless=_holds(
-                lambda entry: (
-                    isinstance(entry, MovementSettled)
-                    and (entry.step, entry.reference) == (step, reference)
-                )
-            ),
-        )
+        self._add(saga, fact, unless=self._is_told(fact, step=step, reference=reference))
+
+    def _is_told(self, fact: Entry, **what: Json) -> Callable[[Snapshot, FoldedSaga], bool]:
+        """Whether the log holds such a fact; asked of the log, for what was read may be its end."""
+        return lambda snapshot, _: self._log.has(snapshot.saga.id, type(fact), **what)
 
     def _add(
         self, saga: SagaSummary, fact: Entry, *, unless: Callable[[Snapshot, FoldedSaga], bool]
@@ -273,11 +268,6 @@ def _cancel_status(entries: Sequence[Recorded]) -> CancelStatus:
     return CancelStatus.PENDING
 
 
-def _holds(is_told: Callable[[Entry], bool]) -> Callable[[Snapshot, FoldedSaga], bool]:
-    """Whether the log holds such an entry."""
-    return lambda snapshot, _: any(is_told(each.entry) for each in snapshot.entries)
-
-
 def _known(state: FoldedSaga, step: str) -> StepState:
     """The step, also under the name that it had before the saga was migrated."""
     return state.step(state.renamed.get(step, step))
@@ -290,7 +280,3 @@ def _is_undone(state: FoldedSaga, step: str, reference: str) -> bool:
         each.covered and reference in (each.reference, each.undo_reference)
         for each in known.effects
     )
-
-
-def _tells_of(entry: Entry, step: str, reference: str) -> bool:
-    return isinstance(entry, EffectReported) and (entry.step, entry.reference) == (step, reference)

@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID
 
 from orchestrator import outcomes
+from orchestrator.actions import RunStep
 from orchestrator.announcing import announce, error_of
 from orchestrator.claiming import Claim, started
 from orchestrator.context import Lease
 from orchestrator.doorbell import Doorbell, ring_each
-from orchestrator.entries import Entry, Outcome, Recorded, StepSucceeded, StepWaiting
-from orchestrator.errors import LogUnavailableError, SagaNotFoundError
+from orchestrator.entries import (
+    Entry,
+    Outcome,
+    Recorded,
+    StepStarted,
+    StepSucceeded,
+    StepWaiting,
+)
+from orchestrator.errors import LogUnavailableError, NotKeptError, SagaNotFoundError
 from orchestrator.folding import apply
 from orchestrator.instrumentation import emit
 from orchestrator.leases import Leases
@@ -35,9 +44,9 @@ from orchestrator.planning import (
     tells,
 )
 from orchestrator.state import FoldedSaga, State
-from orchestrator.state_machine import decide
+from orchestrator.state_machine import Decision, decide
 from orchestrator.storage.database import Moved
-from orchestrator.storage.rows import Advance, AttemptId, Closing, Scheduled, Snapshot
+from orchestrator.storage.rows import Advance, AttemptId, Closing, Scheduled
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.storage.set_aside import is_log_ahead
 from orchestrator.troubles import is_its_own
@@ -118,22 +127,25 @@ class Recorder:
         finally:
             self._leases.remove(claim.token)
 
-    def read_patiently(self, claim: Claim, until: float | None = None) -> Snapshot:
-        """Read the saga once Postgres answers again; nothing else can be done meanwhile."""
+    def read_patiently(self, claim: Claim, until: float | None = None) -> list[Recorded]:
+        """Read what was logged since the claim, once Postgres answers again.
+
+        Nothing else can be done meanwhile.
+        """
         limit = time.monotonic() + RECORD_GRACE_SECONDS if until is None else until
         pause = 0.05
         while True:
             try:
-                snapshot = self._log.read(claim.attempt.saga_id)
+                entries = self._log.entries(claim.attempt.saga_id, after=claim.state.seq - 1)
             except LogUnavailableError:
                 if time.monotonic() > limit:
                     raise
                 time.sleep(pause)
                 pause = min(pause * 2, 2.0)
                 continue
-            if snapshot is None:
+            if not entries:  # not even the claim's own
                 raise SagaNotFoundError("saga vanished", saga_id=claim.attempt.saga_id)
-            return snapshot
+            return entries
 
     def plan(self, claim: Claim, outcome: Outcome, serves: Serves) -> Plan:
         """Decide what follows from `outcome`, were it recorded at the seq of the claim."""
@@ -143,12 +155,10 @@ class Recorder:
         decision = decide(claim.definition, state, now, str(saga_id))
         rung_before = _scheduled_before(claim)
         entries: list[Entry] = [outcome, *decision.entries]
-        in_place = None
-        if not self._drains():
-            in_place = runs_in_place(claim.definition, decision.runs, now, serves)
+        in_place, begun = self._in_place(claim, decision, now, serves)
         next_claim, schedule = None, []
         for run in decision.runs:
-            if run is in_place:
+            if run is in_place and begun is not None:
                 right = ClaimInPlace(
                     token=uuid.uuid4(),
                     owner=self._owner(),
@@ -156,10 +166,8 @@ class Recorder:
                 )
                 row = scheduled(claim.definition, run, now, claim=right)
                 schedule.append(row)
-                intent = started(attempt_id(saga_id, row), self._owner())
+                intent, state = begun
                 entries.append(intent)
-                seq = decision.state.seq + 1
-                state = apply(decision.state, Recorded(seq=seq, at=now, entry=intent))
                 next_claim = self._next_claim(claim, row, right.token, state, decision.visible)
             else:
                 will_ring = attempt_id(saga_id, run) not in rung_before
@@ -182,6 +190,25 @@ class Recorder:
                 tells=tells(claim.saga, decision.visible),
             ),
         )
+
+    def _in_place(
+        self, claim: Claim, decision: Decision, now: datetime, serves: Serves
+    ) -> tuple[RunStep | None, tuple[StepStarted, FoldedSaga] | None]:
+        """The attempt that goes on here, its intent, and the state with that; None where none does.
+
+        What it needs may be in the log only: then its own claim reads that.
+        """
+        if self._drains():
+            return None, None
+        run = runs_in_place(claim.definition, decision.runs, now, serves)
+        if run is None:
+            return None, None
+        intent = started(attempt_id(claim.attempt.saga_id, run), self._owner())
+        recorded = Recorded(seq=decision.state.seq + 1, at=now, entry=intent)
+        try:
+            return run, (intent, apply(decision.state, recorded))
+        except NotKeptError:
+            return None, None
 
     def _next_claim(
         self, claim: Claim, row: Scheduled, token: UUID, state: FoldedSaga, visible: State
@@ -272,7 +299,7 @@ class Recorder:
         )
         if late is None or (claim.step.transactional and isinstance(outcome, StepSucceeded)):
             return  # rolled back or never begun: nothing happened
-        self._mover.keep_late(claim.attempt.saga_id, late)
+        self._mover.keep_late(claim.attempt.saga_id, late, since=claim.state.seq)
 
 
 def _scheduled_before(claim: Claim) -> set[AttemptId]:
@@ -292,9 +319,9 @@ def closing_of(claim: Claim) -> Closing:
     return Closing(id=claim.attempt, token=claim.token)
 
 
-def is_recorded(snapshot: Snapshot, outcome: Outcome) -> bool:
-    """Whether the log already holds exactly this outcome: then it is our own, not a late one."""
-    return any(_mark(each.entry) == _mark(outcome) for each in snapshot.entries)
+def is_recorded(since: Sequence[Recorded], outcome: Outcome) -> bool:
+    """Whether exactly this outcome was logged since the claim: then it is our own, not late."""
+    return any(_mark(each.entry) == _mark(outcome) for each in since)
 
 
 def _mark(entry: Entry) -> tuple[object, ...]:

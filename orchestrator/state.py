@@ -15,7 +15,7 @@ Saga phases, and the entries that change them (the table is `PHASES`):
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from orchestrator.entries import (
     UndoRequested,
     UnwindingStarted,
 )
+from orchestrator.errors import NotKeptError
 
 
 class State(StrEnum):
@@ -296,6 +297,66 @@ _FRESH = StepState()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeardSignals:
+    """The signals of one name, in the order of arrival, by their place from 0.
+
+    Fresh from the whole log it holds them all, in `late`. A checkpoint keeps those that are next to
+    be read, in `early`, and the last one; whoever needs another reads the log.
+
+    Args:
+        early_from, late_from: the place of the first of each.
+    """
+
+    early: tuple[SignalReceived, ...] = ()
+    early_from: int = 0
+    late: tuple[SignalReceived, ...] = ()
+    late_from: int = 0
+
+    def __len__(self) -> int:
+        """How many were received, kept or not."""
+        return self.late_from + len(self.late)
+
+    def __getitem__(self, place: int) -> SignalReceived:
+        """Return the signal at a place; -1 is the last.
+
+        Raises:
+            IndexError: fewer were received.
+            NotKeptError: it was, and is in the log only.
+        """
+        at = place + len(self) if place < 0 else place
+        if not 0 <= at < len(self):
+            raise IndexError(place)
+        if at >= self.late_from:
+            return self.late[at - self.late_from]
+        if 0 <= at - self.early_from < len(self.early):
+            return self.early[at - self.early_from]
+        raise NotKeptError(f"signal {at} is not in the checkpoint, only in the log")
+
+    def and_then(self, signal: SignalReceived) -> HeardSignals:
+        """Return these and one more."""
+        return replace(self, late=(*self.late, signal))
+
+    def cut(self, unread_from: int, most: int) -> HeardSignals:
+        """Return at most `most` of them from a place on, and the last one."""
+        count = len(self)
+        if count - unread_from <= most and unread_from >= self.late_from:
+            kept = min(unread_from, count - 1)
+            return HeardSignals(late=self.late[kept - self.late_from :], late_from=kept)
+        window: list[SignalReceived] = []
+        for place in range(unread_from, min(unread_from + most, count - 1)):
+            try:
+                window.append(self[place])
+            except NotKeptError:
+                break
+        return HeardSignals(
+            early=tuple(window),
+            early_from=unread_from if window else 0,
+            late=self.late[-1:],
+            late_from=count - 1,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldedSaga:
     """A saga at one seq of its log.
 
@@ -320,7 +381,7 @@ class FoldedSaga:
     is_cancel_refused: bool = False
     undo_request: UndoRequested | None = None
     unwinding: UnwindingStarted | None = None
-    signals: Mapping[str, tuple[SignalReceived, ...]] = field(default_factory=dict)
+    signals: Mapping[str, HeardSignals] = field(default_factory=dict)
     parked: SagaParked | None = None
     parked_from: State = State.RUNNING
     money: tuple[Recorded, ...] = ()

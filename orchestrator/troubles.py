@@ -91,7 +91,7 @@ def folded(snapshot: Snapshot) -> FoldedSaga:
         NewerLogError: only a newer version can tell what it says.
         UnreadableLogError: it is damaged, or holds entries that the saga's row does not know.
     """
-    state = fold_of(snapshot.entries)
+    state = fold_of(snapshot.entries, snapshot.base)
     if state.seq != snapshot.saga.seq:
         raise UnreadableLogError(
             f"it ends at seq {state.seq} and the saga's row says {snapshot.saga.seq}: somebody "
@@ -100,10 +100,13 @@ def folded(snapshot: Snapshot) -> FoldedSaga:
     return state
 
 
-def fold_of(entries: Sequence[Recorded]) -> FoldedSaga:
-    """Return the fold of a log, however it is damaged; raises as `folded`."""
+def fold_of(entries: Sequence[Recorded], base: FoldedSaga | None = None) -> FoldedSaga:
+    """Return the fold of a log, or of what follows `base`, however it is damaged.
+
+    Raises as `folded`.
+    """
     try:
-        return replay(entries)
+        return replay(entries, base)
     except Exception as error:
         known: list[Any] = [each.entry for each in entries]
         if any(isinstance(each, UnreadableEntry) and each.may_be_newer for each in known):

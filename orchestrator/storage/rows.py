@@ -8,7 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from orchestrator.entries import Entry, Json, Recorded
-from orchestrator.state import State
+from orchestrator.state import FoldedSaga, State
 
 LOOK_SECONDS = 600.0
 """A running saga is looked at this often even if nothing seems to be wrong."""
@@ -94,9 +94,13 @@ class SagaRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What a successful claim returns: the row, the entries asked for, and the database's time."""
+    """What a successful claim returns: the row, its history, and the database's time.
+
+    `entries` are those after what `base` stands for, all of them where that is None.
+    """
 
     saga: SagaRow
+    base: FoldedSaga | None
     entries: list[Recorded]
     now: datetime
     timeout_seconds: float
@@ -124,12 +128,17 @@ class OpenAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A saga read at one moment: row, entries, attempts and the database's time."""
+    """A saga read at one moment: row, entries, attempts and the database's time.
+
+    Args:
+        base: the state that a checkpoint holds, where one was asked for; `entries` follow it.
+    """
 
     saga: SagaRow
     entries: list[Recorded]
     attempts: list[OpenAttempt]
     now: datetime
+    base: FoldedSaga | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,10 +27,12 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy
-from psycopg.errors import UniqueViolation
+from psycopg.errors import InsufficientPrivilege, UniqueViolation
 
+from orchestrator import checkpoints
 from orchestrator.entries import ENTRY_TYPES, Entry, Json, Outcome, Recorded, decoded, encode
-from orchestrator.state import TERMINAL, State
+from orchestrator.errors import LogUnavailableError
+from orchestrator.state import TERMINAL, FoldedSaga, State
 from orchestrator.storage import statements
 from orchestrator.storage.database import Database, LockHeld, Moved, Row, run_inside
 from orchestrator.storage.documents import document
@@ -117,7 +119,7 @@ class SagaLog:
                 "lease": lease_seconds,
                 "hashes": list(hashes),
                 "kinds": KINDS,
-                "after": 0,
+                "form": checkpoints.form(),
             },
             writes="claim.commit",
         )
@@ -127,18 +129,32 @@ class SagaLog:
 
     def _claimed(self, attempt: AttemptId, row: Row) -> Claimed:
         saga = _saga_row(row)
-        alone, timeout, now, logged = row[-4:]
-        entries = _recorded(logged)
-        if len(entries) < saga.seq - 1:
+        alone, timeout, now, *history = row[-6:]
+        base, entries = self._from_checkpoint(saga.id, *history)
+        seq = 0 if base is None else base.seq
+        if len(entries) < saga.seq - 1 - seq:
             # The statement waited for another writer whose entries its snapshot could not see.
-            entries = self.entries(attempt.saga_id)[: saga.seq - 1]
+            entries = self.entries(attempt.saga_id, after=seq)[: saga.seq - 1 - seq]
         return Claimed(
             saga=saga,
+            base=base,
             entries=entries,
             now=datetime.fromtimestamp(now, UTC),
             timeout_seconds=timeout,
             alone=alone,
         )
+
+    def _from_checkpoint(
+        self, saga_id: UUID, seq: int | None, state: Json, logged: Sequence[Sequence[Any]] | None
+    ) -> tuple[FoldedSaga | None, list[Recorded]]:
+        """What a checkpoint says and the entries after it; without a good one, all entries."""
+        if seq is None:
+            return None, _recorded(logged)
+        base = checkpoints.decoded(state)
+        if base is not None and base.seq == seq:
+            return base, _recorded(logged)
+        until = logged[-1][0] if logged else seq  # the second statement may see more
+        return None, [each for each in self.entries(saga_id) if each.seq <= until]
 
     def holds(self, attempt: AttemptId, token: UUID) -> bool:
         """Whether `token` holds the attempt now; how an ambiguous claim is read back."""
@@ -231,18 +247,44 @@ class SagaLog:
         rows = self._database.run(statements.READ, {"saga_id": saga_id, "after": 0})
         if not rows:
             return None
-        now, entries, attempts = rows[0][-3:]
-        return Snapshot(
-            saga=_saga_row(rows[0]),
-            now=datetime.fromtimestamp(now, UTC),
-            entries=_recorded(entries),
-            attempts=[_open_attempt(saga_id, each) for each in attempts or ()],
-        )
+        now, attempts, entries = rows[0][-3:]
+        return _snapshot(rows[0], now, attempts, _recorded(entries))
 
-    def has(self, saga_id: UUID, kind: type[Entry]) -> bool:
-        """Whether the saga's log holds an entry of that kind."""
-        values = {"saga_id": saga_id, "kind": kind.__name__}
+    def read_on(self, saga_id: UUID) -> Snapshot | None:
+        """As `read`, but from the last checkpoint on: however long the log is, it costs the same.
+
+        `orchestrator.checkpoints.folded` makes the state of it.
+        """
+        values = {"saga_id": saga_id, "form": checkpoints.form()}
+        rows = self._database.run(statements.READ_ON, values)
+        if not rows:
+            return None
+        now, attempts, *history = rows[0][-5:]
+        base, entries = self._from_checkpoint(saga_id, *history)
+        return _snapshot(rows[0], now, attempts, entries, base)
+
+    def has(self, saga_id: UUID, kind: type[Entry], **data: Json) -> bool:
+        """Whether the saga's log holds an entry of that kind, and with that data."""
+        values = {"saga_id": saga_id, "kind": kind.__name__, "data": document(data)}
         return bool(self._database.run(statements.HAS, values)[0][0])
+
+    def keep_checkpoint(self, saga_id: UUID, state: FoldedSaga) -> bool:
+        """Keep what the log says up to `state.seq`, unless a later checkpoint is kept already.
+
+        False also where it cannot be kept just now, or by this role: nothing rests on it.
+        """
+        values = {
+            "saga_id": saga_id,
+            "form": checkpoints.form(),
+            "seq": state.seq,
+            "state": document(checkpoints.encoded(state)),
+        }
+        try:
+            return bool(
+                self._database.run(statements.KEEP_CHECKPOINT, values, writes="checkpoint.commit")
+            )
+        except (Moved, LogUnavailableError, InsufficientPrivilege):
+            return False
 
     def entries(self, saga_id: UUID, after: int = 0) -> list[Recorded]:
         """Return the saga's entries with a seq above `after`, in order."""
@@ -403,6 +445,23 @@ def _recorded(rows: Sequence[Sequence[Any]] | None) -> list[Recorded]:
         Recorded(seq=seq, at=datetime.fromtimestamp(epoch, UTC), entry=decoded(kind, data))
         for seq, kind, data, epoch in rows or ()
     ]
+
+
+def _snapshot(
+    row: Row,
+    now: float,
+    attempts: Sequence[Sequence[Any]] | None,
+    entries: list[Recorded],
+    base: FoldedSaga | None = None,
+) -> Snapshot:
+    saga = _saga_row(row)
+    return Snapshot(
+        saga=saga,
+        now=datetime.fromtimestamp(now, UTC),
+        entries=entries,
+        attempts=[_open_attempt(saga.id, each) for each in attempts or ()],
+        base=base,
+    )
 
 
 def _open_attempt(saga_id: UUID, row: Sequence[Any]) -> OpenAttempt:

@@ -84,11 +84,17 @@ _ROW = (
     "{s}.state, {s}.seq, {s}.look_count, {s}.parent_id, {s}.parent_step, {s}.lock"
 )
 
-_ENTRIES = """
+_ENTRIES_AFTER = """
     (SELECT json_agg(json_build_array(l.seq, l.kind, l.data, extract(epoch FROM l.recorded_at))
         ORDER BY l.seq)
-     FROM amends.saga_log l WHERE l.saga_id = %(saga_id)s AND l.seq > %(after)s)
+     FROM amends.saga_log l WHERE l.saga_id = %(saga_id)s AND l.seq > {after})
 """
+_ENTRIES = _ENTRIES_AFTER.format(after="%(after)s")
+_ENTRIES_ON = f"c.seq, c.state, {_ENTRIES_AFTER.format(after='coalesce(c.seq, 0)')}"
+
+_CHECKPOINT = """LEFT JOIN amends.checkpoint c
+    ON c.saga_id = {s}.id AND c.form = %(form)s AND c.seq < {s}.seq"""
+"""What was folded before, by our own rules; of nearly every saga there is none."""
 
 CLAIM = f"""
 WITH claimed AS (
@@ -100,7 +106,9 @@ WITH claimed AS (
         AND t.number = %(number)s AND t.token IS NULL AND t.due_at <= clock_timestamp()
         AND s.id = t.saga_id AND s.definition_hash = ANY(%(hashes)s::text[])
         AND NOT EXISTS (SELECT FROM amends.saga_log l
-            WHERE l.saga_id = t.saga_id AND l.kind <> ALL(%(kinds)s::text[]))
+            WHERE l.saga_id = t.saga_id AND l.kind <> ALL(%(kinds)s::text[])
+                AND l.seq > coalesce((SELECT c.seq FROM amends.checkpoint c
+                    WHERE c.saga_id = t.saga_id AND c.form = %(form)s), 0))
     RETURNING t.saga_id, t.timeout_for, t.alone
 ), moved AS (
     UPDATE amends.saga s SET seq = s.seq + 1, step = %(step)s, direction = %(direction)s,
@@ -115,8 +123,8 @@ WITH claimed AS (
     FROM moved
 )
 SELECT moved.*, claimed.alone, extract(epoch FROM claimed.timeout_for)::float8,
-    extract(epoch FROM clock_timestamp())::float8, {_ENTRIES}
-FROM moved, claimed
+    extract(epoch FROM clock_timestamp())::float8, {_ENTRIES_ON}
+FROM claimed CROSS JOIN moved {_CHECKPOINT.format(s="moved")}
 """
 
 ADVANCE = f"""
@@ -254,17 +262,39 @@ WITH moved AS (
 SELECT seq FROM moved
 """
 
-HAS = """
-SELECT EXISTS (SELECT FROM amends.saga_log l WHERE l.saga_id = %(saga_id)s AND l.kind = %(kind)s)
-"""
-
-READ = f"""
-SELECT {_ROW.format(s="s")}, extract(epoch FROM clock_timestamp())::float8, {_ENTRIES},
+_ATTEMPTS = """
     (SELECT json_agg(json_build_array(t.step, t.direction, t.number, t.queue, t.token, t.owner,
         coalesce(t.lease_until < clock_timestamp(), false), t.alone,
         extract(epoch FROM t.timeout_for)) ORDER BY t.step, t.direction, t.number)
      FROM amends.attempt t WHERE t.saga_id = %(saga_id)s)
+"""
+
+READ = f"""
+SELECT {_ROW.format(s="s")}, extract(epoch FROM clock_timestamp())::float8, {_ATTEMPTS}, {_ENTRIES}
 FROM amends.saga s WHERE s.id = %(saga_id)s
+"""
+
+READ_ON = f"""
+SELECT {_ROW.format(s="s")}, extract(epoch FROM clock_timestamp())::float8, {_ATTEMPTS},
+    {_ENTRIES_ON}
+FROM amends.saga s {_CHECKPOINT.format(s="s")} WHERE s.id = %(saga_id)s
+"""
+"""As `READ`, without the entries that a checkpoint stands for."""
+
+KEEP_CHECKPOINT = """
+INSERT INTO amends.checkpoint AS c (saga_id, form, seq, state)
+SELECT s.id, %(form)s, %(seq)s, %(state)s::json FROM amends.saga s
+WHERE s.id = %(saga_id)s AND s.seq >= %(seq)s
+FOR KEY SHARE OF s
+ON CONFLICT (saga_id, form) DO UPDATE SET seq = excluded.seq, state = excluded.state,
+    written_at = clock_timestamp()
+WHERE c.seq <= excluded.seq
+RETURNING seq
+"""
+
+HAS = """
+SELECT EXISTS (SELECT FROM amends.saga_log l
+    WHERE l.saga_id = %(saga_id)s AND l.kind = %(kind)s AND l.data @> %(data)s::jsonb)
 """
 
 ENTRIES = f"SELECT {_ENTRIES}"

@@ -1,7 +1,8 @@
 """The declared schema. Migrations must lead to exactly this; a test compares the two.
 
 Three hot tables. `saga` is one narrow row per saga, `saga_log` the append-only facts, `attempt` one
-row per scheduled or running attempt. There are no foreign keys between them: every write of the
+row per scheduled or running attempt. (`checkpoint` is beside them: what long logs fold to, written
+rarely.) There are no foreign keys between them: every write of the
 three is one statement of `saga_log.py`, and the checks would cost a third of its time.
 
 No index may hold a column that moves while a saga runs (`seq`, `updated_at`, `step`, …): then its
@@ -120,6 +121,17 @@ saga_log = Table(
             "kind LIKE 'Saga%' OR kind = 'UnwindingStarted' OR kind = 'CancelRequested'"
         ),
     ),
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("saga_id", Uuid, primary_key=True),
+    Column("form", Text, primary_key=True),
+    Column("seq", Integer, nullable=False),
+    Column("state", JSON, nullable=False),
+    _instant("written_at", nullable=False, server_default=CLOCK),
+    CheckConstraint("seq > 0", name="checkpoint_seq_positive"),
 )
 
 attempt = Table(
