@@ -51,8 +51,6 @@ from orchestrator.storage.signals import Signals
 MAX_REASON_LENGTH = 500
 MAX_NAME_LENGTH = 200
 
-MOVING = (State.RUNNING, State.WAITING)
-
 
 class CancelStatus(StrEnum):
     """What came of a cancel so far."""
@@ -113,8 +111,8 @@ class OutsideFacts:
     def cancel(self, saga: SagaSummary, *, reason: str, actor: str) -> Cancellation:
         """See `orchestrator.client.SagaClient.cancel`."""
         _check_words(reason, actor)
-        fact = CancelRequested(reason=to_json(reason), actor=to_json(actor))
-        accepted = self._append(saga.id, fact, MOVING, once=True)
+        words = {"reason": to_json(reason), "actor": to_json(actor)}
+        accepted = self._once_free(saga.id, lambda: self._log.request_cancel(saga.id, **words))
         if not accepted and not self._log.has(saga.id, CancelRequested):
             raise StateConflictError(
                 f"saga {saga.id} is {saga.state}; only a running saga can be cancelled",
@@ -218,22 +216,26 @@ class OutsideFacts:
         self, saga: SagaSummary, fact: Entry, *, unless: Callable[[Snapshot, FoldedSaga], bool]
     ) -> None:
         """Log a fact and decide at once, or leave the decision to who has the definition."""
-        if self._mover.add(saga.id, fact, unless=unless) is not None:
-            return
+        try:
+            if self._mover.add(saga.id, fact, unless=unless) is not None:
+                return
+        except HistoryError as error:
+            emit("saga.look_failed", saga_id=saga.id, error=str(error))  # it is a fact all the same
         if not self._append(saga.id, fact, UNENDED):
             raise UnknownDefinitionError(
                 f"saga {saga.id} has ended and this process has not its definition "
                 f"({saga.definition} v{saga.version}): name its module in AMENDS_SAGAS",
             )
 
-    def _append(
-        self, saga_id: UUID, fact: Entry, states: Iterable[State], *, once: bool = False
-    ) -> bool:
+    def _append(self, saga_id: UUID, fact: Entry, states: Iterable[State]) -> bool:
         """Append a fact as soon as nobody holds the saga's row."""
+        return self._once_free(saga_id, lambda: self._log.append_fact(saga_id, fact, states))
+
+    def _once_free(self, saga_id: UUID, write: Callable[[], bool]) -> bool:
         until = time.monotonic() + ADD_SECONDS
         while True:
             try:
-                return self._log.append_fact(saga_id, fact, states, once=once)
+                return write()
             except Moved as error:
                 if time.monotonic() > until:
                     raise LogUnavailableError(

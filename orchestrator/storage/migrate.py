@@ -7,6 +7,7 @@ workers run (`lock_timeout`, so that a migration waits for nobody and nobody for
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from orchestrator.storage.functions import FUNCTIONS
 from orchestrator.storage.tables import SCHEMA, metadata
 
 LOCK_KEY = 0x616D656E6473
@@ -31,10 +33,15 @@ class Schema:
     name: str
     metadata: sqlalchemy.MetaData
     migrations: Path
+    functions: Sequence[str] = ()
+    """Statements that make its functions anew, whenever it is migrated."""
 
 
 ENGINE_SCHEMA = Schema(
-    name=SCHEMA, metadata=metadata, migrations=Path(__file__).parent / "migrations"
+    name=SCHEMA,
+    metadata=metadata,
+    migrations=Path(__file__).parent / "migrations",
+    functions=FUNCTIONS,
 )
 
 
@@ -49,6 +56,8 @@ def upgrade(engine: sqlalchemy.Engine, schema: Schema = ENGINE_SCHEMA) -> tuple[
         config = _config(schema)
         config.attributes.update(connection=connection, schema=schema)
         command.upgrade(config, "head")
+        for statement in schema.functions:
+            connection.exec_driver_sql(statement)
         after = _current(connection, schema)
     assert after is not None, "a migration ran"
     return before, after
@@ -73,7 +82,8 @@ def sql(schema: Schema = ENGINE_SCHEMA) -> str:
     config = _config(schema, output=written)
     config.attributes.update(schema=schema)
     command.upgrade(config, "head", sql=True)
-    return f"CREATE SCHEMA IF NOT EXISTS {schema.name};\n\n{written.getvalue()}"
+    functions = "\n".join(f"{each};" for each in schema.functions)
+    return f"CREATE SCHEMA IF NOT EXISTS {schema.name};\n\n{written.getvalue()}\n{functions}"
 
 
 def run_environment(context: Any) -> None:

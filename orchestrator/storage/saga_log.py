@@ -51,6 +51,9 @@ from orchestrator.storage.rows import (
 
 KINDS = list(ENTRY_TYPES)
 
+NO_ENTRIES = 2**31 - 1
+"""A seq that no log reaches: read what stands beside the entries."""
+
 
 class SagaLog:
     """Reads and writes sagas; every write is one statement and one commit."""
@@ -73,7 +76,7 @@ class SagaLog:
         """
         values = _start_values(sagas)
         is_locking = any(each.lock is not None for each in sagas)
-        statement = statements.START_LOCKED if is_locking else statements.START
+        statement = statements.CALL_START_LOCKED if is_locking else statements.CALL_START
         try:
             if connection is not None:
                 rows = run_inside(connection, statement, values)
@@ -170,11 +173,17 @@ class SagaLog:
         return bool(self._database.run(statement, values, writes=_advance_name(change)))
 
     def grant_lock(self, saga_id: UUID) -> bool:
-        """Give the saga what it locks, if nobody holds it and nobody was in line before."""
+        """Give the saga what it locks, if nobody holds it and nobody was in line before.
+
+        Rows of sagas that have ended, or never were, do not count and are removed.
+        """
+        values = {"saga_id": saga_id}
         try:
-            return bool(
-                self._database.run(statements.GRANT, {"saga_id": saga_id}, writes="lock.commit")
-            )
+            if self._database.run(statements.GRANT, values, writes="lock.commit"):
+                return True
+            if not self._database.run(statements.DROP_DEAD_LOCKS, values, writes="lock.commit"):
+                return False
+            return bool(self._database.run(statements.GRANT, values, writes="lock.commit"))
         except (UniqueViolation, Moved):
             return False  # another saga, or another look, was faster by a hair
 
@@ -225,6 +234,17 @@ class SagaLog:
         }
         return bool(self._database.run(statements.APPEND_FACT, values, writes="fact.commit"))
 
+    def request_cancel(self, saga_id: UUID, *, reason: str, actor: str) -> bool:
+        """Append that somebody wants the saga taken back; False when asked before, or not running.
+
+        As `append_fact`, but by the owner's function: who only starts sagas may do it too.
+        """
+        values = json.loads(document({"reason": reason, "actor": actor}))
+        rows = self._database.run(
+            statements.CALL_REQUEST_CANCEL, {"saga_id": saga_id, **values}, writes="fact.commit"
+        )
+        return bool(rows)
+
     def extend(self, held: Iterable[tuple[UUID, UUID]], lease_seconds: float) -> dict[UUID, float]:
         """Extend the leases of (saga id, token) pairs that are older than a third of a lease.
 
@@ -244,11 +264,15 @@ class SagaLog:
 
     def read(self, saga_id: UUID) -> Snapshot | None:
         """Return the saga as it stands, or None when there is none of that id."""
-        rows = self._database.run(statements.READ, {"saga_id": saga_id, "after": 0})
+        try:
+            rows = self._database.run(statements.READ, {"saga_id": saga_id, "after": 0})
+        except RecursionError:
+            rows = self._database.run(statements.READ, {"saga_id": saga_id, "after": NO_ENTRIES})
         if not rows:
             return None
         now, attempts, entries = rows[0][-3:]
-        return _snapshot(rows[0], now, attempts, _recorded(entries))
+        logged = self._one_by_one(saga_id, 0) if entries is None else _recorded(entries)
+        return _snapshot(rows[0], now, attempts, logged)
 
     def read_on(self, saga_id: UUID) -> Snapshot | None:
         """As `read`, but from the last checkpoint on: however long the log is, it costs the same.
@@ -256,7 +280,10 @@ class SagaLog:
         `orchestrator.checkpoints.folded` makes the state of it.
         """
         values = {"saga_id": saga_id, "form": checkpoints.form()}
-        rows = self._database.run(statements.READ_ON, values)
+        try:
+            rows = self._database.run(statements.READ_ON, values)
+        except RecursionError:
+            return self.read(saga_id)
         if not rows:
             return None
         now, attempts, *history = rows[0][-5:]
@@ -288,8 +315,16 @@ class SagaLog:
 
     def entries(self, saga_id: UUID, after: int = 0) -> list[Recorded]:
         """Return the saga's entries with a seq above `after`, in order."""
-        rows = self._database.run(statements.ENTRIES, {"saga_id": saga_id, "after": after})
+        try:
+            rows = self._database.run(statements.ENTRIES, {"saga_id": saga_id, "after": after})
+        except RecursionError:
+            return self._one_by_one(saga_id, after)
         return _recorded(rows[0][0])
+
+    def _one_by_one(self, saga_id: UUID, after: int) -> list[Recorded]:
+        """Read entries of which one is nested deeper than the driver can read."""
+        rows = self._database.run(statements.RAW_ENTRIES, {"saga_id": saga_id, "after": after})
+        return _recorded([(seq, kind, _loaded(text), epoch) for seq, kind, text, epoch in rows])
 
 
 def _as_lock_held(error: Exception) -> Exception:
@@ -338,7 +373,6 @@ def _new_saga_values(saga: NewSaga) -> dict[str, Json]:
         "hash": saga.definition_hash,
         "key": saga.key,
         "fingerprint": saga.fingerprint,
-        "state": saga.state,
         "deadline": saga.deadline_seconds,
         "due_in": saga.due_in_seconds,
         "attributes": dict(saga.attributes),
@@ -462,6 +496,13 @@ def _snapshot(
         attempts=[_open_attempt(saga.id, each) for each in attempts or ()],
         base=base,
     )
+
+
+def _loaded(text: str) -> Json:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return None  # no entry is: whoever folds it is told
 
 
 def _open_attempt(saga_id: UUID, row: Sequence[Any]) -> OpenAttempt:

@@ -107,6 +107,11 @@ DELIVER_NEWEST = _DELIVER_LOOKED.format(looked=_NEWEST)
 DELIVER_OLDER = _DELIVER_LOOKED.format(looked=_OLDER)
 
 
+CALL_DELIVER = """
+SELECT * FROM amends.deliver_signals(%(saga_id)s::uuid, %(definition)s::text, %(key)s::text)
+"""
+"""As `DELIVER`, by the owner's function: who only starts sagas delivers what it sends."""
+
 AWAITED_BY = """
 SELECT s.id FROM (
     SELECT g.definition, g.key, min(g.arrival) AS since
@@ -175,8 +180,9 @@ class Signals:
         Raises:
             Moved: somebody holds its row; what it is to hear stays in the inbox.
         """
-        values = {"definition": definition, "key": key, "saga_id": saga_id, "limit": BATCH}
-        return [Heard(*row) for row in self._database.run(DELIVER, values, writes="signal.commit")]
+        values = {"definition": definition, "key": key, "saga_id": saga_id}
+        rows = self._database.run(CALL_DELIVER, values, writes="signal.commit")
+        return [Heard(*row) for row in rows]
 
     def deliver_all(self) -> list[Heard]:
         """Deliver what is looked at, and return it; its sagas are due now.

@@ -34,12 +34,13 @@ START = f"""
 WITH started AS (
     INSERT INTO amends.saga (id, definition, version, definition_hash, key, fingerprint, state, seq,
         due_at, deadline_at, attributes, trace, parent_id, parent_step, replay_of, lock)
-    SELECT n.id, n.definition, n.version, n.hash, n.key, n.fingerprint, n.state, 1,
+    SELECT n.id, n.definition, n.version, n.hash, n.key, n.fingerprint, 'running', 1,
         clock_timestamp() + make_interval(secs => n.due_in),
-        clock_timestamp() + make_interval(secs => n.deadline), n.attributes, n.trace,
+        clock_timestamp() + make_interval(secs => n.deadline),
+        CASE jsonb_typeof(n.attributes) WHEN 'object' THEN n.attributes ELSE '{{}}' END, n.trace,
         n.parent_id, n.parent_step, n.replay_of, n.lock
     FROM json_to_recordset(%(sagas)s::json) AS n(id uuid, definition text, version int, hash text,
-        key text, fingerprint text, state text, deadline float8, due_in float8, attributes jsonb,
+        key text, fingerprint text, deadline float8, due_in float8, attributes jsonb,
         trace jsonb, parent_id uuid, parent_step text, replay_of uuid, lock text)
     WHERE NOT EXISTS (SELECT FROM amends.tombstone o
         WHERE o.definition = n.definition AND o.key = n.key)
@@ -51,11 +52,14 @@ WITH started AS (
     FROM json_to_recordset(%(sagas)s::json) AS e(id uuid, started jsonb) JOIN started USING (id)
 ), scheduled AS (
     {_SCHEDULED.format(saga_id="a.saga_id", patience=RING_PATIENCE_SECONDS)}
-    FROM json_to_recordset(%(schedule)s::json) AS a(saga_id uuid, {_SCHEDULE})
+    FROM (SELECT n.*, NULL::uuid AS token, NULL::text AS owner, NULL::float8 AS lease
+        FROM json_to_recordset(%(schedule)s::json) AS n(saga_id uuid, step text, direction text,
+            number int, queue text, delay float8, timeout float8, alone bool, rung bool)) a
     WHERE a.saga_id IN (SELECT id FROM started)
 )
 SELECT id FROM started
 """
+"""Whatever its values say: sagas that run, at seq 1, with attempts that nobody holds."""
 
 START_LOCKED = START.replace(
     "SELECT id FROM started\n",
@@ -70,6 +74,10 @@ SELECT id FROM started
 )
 """As `START`, in line for what the sagas lock. Who would take a lock that is held is refused by
 the unique index, and with it everything that the statement would have started."""
+
+CALL_START = "SELECT amends.start_sagas(%(sagas)s::json, %(schedule)s::json)"
+CALL_START_LOCKED = "SELECT amends.start_locking_sagas(%(sagas)s::json, %(schedule)s::json)"
+"""Starts, by the owner's functions: `orchestrator.storage.functions` says why."""
 
 HOLDERS = """
 SELECT definition, key, id, fingerprint, state FROM amends.saga
@@ -224,6 +232,13 @@ WHERE l.saga_id = %(saga_id)s AND (l.granted OR NOT EXISTS (
 RETURNING l.saga_id
 """
 
+DROP_DEAD_LOCKS = """
+DELETE FROM amends.semantic_lock l
+WHERE l.name = (SELECT m.name FROM amends.semantic_lock m WHERE m.saga_id = %(saga_id)s)
+    AND NOT EXISTS (SELECT FROM amends.saga s WHERE s.id = l.saga_id AND s.due_at IS NOT NULL)
+RETURNING l.saga_id
+"""
+
 NEXT_IN_LINE = """
 SELECT l.saga_id FROM amends.semantic_lock l
 WHERE l.name = %(name)s ORDER BY l.granted DESC, l.position LIMIT 1
@@ -260,6 +275,31 @@ WITH moved AS (
     SELECT id, seq, %(kind)s, %(data)s::jsonb FROM moved
 )
 SELECT seq FROM moved
+"""
+
+REQUEST_CANCEL = """
+WITH moved AS (
+    UPDATE amends.saga s SET seq = s.seq + 1, due_at = clock_timestamp(),
+        updated_at = clock_timestamp()
+    WHERE s.id = %(saga_id)s AND s.state IN ('running', 'waiting')
+        AND NOT EXISTS (SELECT FROM amends.saga_log l
+            WHERE l.saga_id = s.id AND l.kind = 'CancelRequested')
+    RETURNING s.id, s.seq
+), logged AS (
+    INSERT INTO amends.saga_log (saga_id, seq, kind, data)
+    SELECT id, seq, 'CancelRequested',
+        jsonb_build_object('reason', %(reason)s::text, 'actor', %(actor)s::text) FROM moved
+)
+SELECT seq FROM moved
+"""
+
+CALL_REQUEST_CANCEL = (
+    "SELECT amends.request_cancel(%(saga_id)s::uuid, %(reason)s::text, %(actor)s::text)"
+)
+
+RAW_ENTRIES = """
+SELECT l.seq, l.kind, l.data::text, extract(epoch FROM l.recorded_at)::float8
+FROM amends.saga_log l WHERE l.saga_id = %(saga_id)s AND l.seq > %(after)s ORDER BY l.seq
 """
 
 _ATTEMPTS = """

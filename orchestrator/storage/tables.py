@@ -41,6 +41,12 @@ def _instant(name: str, **options: object) -> Column[object]:
     return Column(name, DateTime(timezone=True), **options)  # type: ignore[arg-type]
 
 
+def _readable(*names: str) -> str:
+    """That instants are such as the driver can read: one that is not would hide all other rows."""
+    bounds = "BETWEEN '1970-01-02 00:00Z' AND '9000-01-01 00:00Z'"
+    return " AND ".join(f"{name} {bounds}" for name in names)
+
+
 saga = Table(
     "saga",
     metadata,
@@ -79,6 +85,14 @@ saga = Table(
         name="saga_due_unless_terminal",
     ),
     CheckConstraint("seq > 0", name="saga_seq_positive"),
+    CheckConstraint(
+        _readable("due_at", "deadline_at", "created_at", "updated_at", "ended_at"),
+        name="saga_moments_readable",
+    ),
+    CheckConstraint(
+        "seq < 1000000000 AND look_count BETWEEN 0 AND 1000000000", name="saga_counts_small"
+    ),
+    CheckConstraint("jsonb_typeof(attributes) = 'object'", name="saga_attributes_object"),
     CheckConstraint("(parent_id IS NULL) = (parent_step IS NULL)", name="saga_parent_whole"),
     Index("saga_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     Index("saga_created", "created_at", "id"),
@@ -153,6 +167,14 @@ attempt = Table(
     _instant("timeout_at"),
     CheckConstraint("number > 0", name="attempt_number_positive"),
     CheckConstraint(
+        _readable("due_at", "ring_at", "lease_until", "timeout_at"),
+        name="attempt_moments_readable",
+    ),
+    CheckConstraint(
+        "number < 1000000000 AND rung_count BETWEEN 0 AND 1000000000",
+        name="attempt_counts_small",
+    ),
+    CheckConstraint(
         "(token IS NULL) = (lease_until IS NULL) AND (token IS NULL) = (timeout_at IS NULL)",
         name="attempt_claimed_whole",
     ),
@@ -178,6 +200,12 @@ signal = Table(
         postgresql_where=text("delivered_at IS NULL"),
     ),
     Index("signal_arrived", "arrival", postgresql_where=text("delivered_at IS NULL")),
+    CheckConstraint(
+        "length(definition) <= 200 AND length(key) <= 200 AND length(name) <= 300 "
+        "AND length(dedup_id) <= 300",
+        name="signal_names_short",
+    ),
+    CheckConstraint("pg_column_size(payload) <= 262144", name="signal_payload_small"),
 )
 
 semantic_lock = Table(
@@ -207,6 +235,11 @@ alert = Table(
     _instant("closed_at"),
     Column("closed_by", Text),
     CheckConstraint("(due_at IS NULL) = (closed_at IS NOT NULL)", name="alert_due_until_closed"),
+    CheckConstraint(
+        f"{_readable('raised_at', 'due_at', 'sent_at', 'closed_at')} "
+        "AND send_count BETWEEN 0 AND 1000000000 AND jsonb_typeof(data) = 'object'",
+        name="alert_readable",
+    ),
     UniqueConstraint("about", "kind", name="alert_about"),
     Index("alert_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
 )

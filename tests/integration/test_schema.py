@@ -219,7 +219,8 @@ def test_each_role_may_do_what_its_user_does_and_no_more(engine: Engine) -> None
     assert set(reader.values()) == {"s"}
     assert set(janitor.values()) <= {"s", ""}
     assert worker["tombstone"] == "s"
-    assert client["saga"] == client["attempt"] == client["signal"] == "si"
+    assert client["saga"] == client["saga_log"] == client["attempt"] == client["signal"] == "s"
+    assert client["semantic_lock"] == "s"
     assert worker["attempt"] == "siud"
     assert worker["saga"] == "siu"
 
