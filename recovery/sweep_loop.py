@@ -110,7 +110,10 @@ class SweepLoop:
             return lost + self.sweeper.ring_due()
         self._next_sweep = now + self._interval
         self._processes.seen(sweeper_process(self._definitions))
-        return self.sweeper.run_once()
+        report = self.sweeper.run_once()
+        if self.sweeper.has_more and not report.is_quiet:
+            self._next_sweep = now  # a backlog is worked off in one go
+        return report
 
 
 def sweeper_process(definitions: Definitions, name: str | None = None) -> Process:

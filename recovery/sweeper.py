@@ -29,11 +29,13 @@ from orchestrator.storage.rows import RING_PATIENCE_SECONDS, OpenAttempt
 from recovery.lost_processes import LostProcesses
 
 BATCH = 500
-MAX_ROUNDS = 40
-"""One sweep does at most this many batches of a kind, so that it ends under any load."""
 
-LOOK_BUDGET_SECONDS = 2.0
-"""Looking is the patient part of a sweep: what is left over comes due again in the next ones."""
+PASS_SECONDS = 2.0
+"""The longest that one part of a sweep goes on, so that a flood of one kind holds up no other. What
+it leaves the next sweep does, which follows at once."""
+
+LONG_PASS_SECONDS = 0.5
+"""After a pass of this length leases may have ended: they do not wait for the end of the sweep."""
 
 UNRUNG_PAUSE_SECONDS = 3.0
 """How long a broker that refused is left alone: silence is answered by a timeout of seconds."""
@@ -99,9 +101,15 @@ class Sweeper:
         self._woke_foreign = False
         self._sweeps = threading.Lock()
         self._silent_until = 0.0
+        self._has_more = False
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the last sweep ended before all was done that was due: sweep again at once."""
+        return self._has_more
 
     def run_once(self) -> SweepReport:
-        """Do everything that is due now, and return how much that was.
+        """Do what is due now, a while of each kind, and return how much that was; see `has_more`.
 
         Raises:
             LogUnavailableError: Postgres does not answer; the next sweep starts afresh.
@@ -115,7 +123,7 @@ class Sweeper:
 
     def ring_due(self) -> SweepReport:
         """Ring for timers that came due; the cheap part of a sweep, for between two of them."""
-        return self._ring_first()
+        return self._ring_first(time.monotonic() + PASS_SECONDS)
 
     def next_timer(self) -> float | None:
         """Return in how many seconds `ring_due` has something to do, or None."""
@@ -130,7 +138,7 @@ class Sweeper:
             return SweepReport()
         try:
             report = self._release_lost()
-            return report if report.is_quiet else report + self._ring_first()
+            return report if report.is_quiet else report + self.ring_due()
         finally:
             self._sweeps.release()
 
@@ -159,77 +167,103 @@ class Sweeper:
         if not self._woke_foreign:
             self._attempts.wake_foreign(self._hashes)
             self._woke_foreign = True
-        report = self._release_lost()
-        self._deliver()
-        report += self._take_over() + self._ring_first()
-        report += self._look() + self._ring_first() + self._ring_again()
+        self._has_more = False
+        report = self._release_lost() + self._take_over(time.monotonic() + PASS_SECONDS)
+        for work in (
+            self._deliver,
+            self._ring_first,
+            self._look,
+            self._ring_first,
+            self._ring_again,
+        ):
+            report += self._pass(work)
         if not report.is_quiet:
             emit("sweep.done", **{each.name: getattr(report, each.name) for each in fields(report)})
         return report
 
-    def _deliver(self) -> None:
-        for _ in range(MAX_ROUNDS):
-            if not self._coordinator.mover.deliver():
-                return
+    def _pass(self, work: Callable[[float], SweepReport]) -> SweepReport:
+        """Do one kind of work for a while; after a long while, take over what ended meanwhile."""
+        began = time.monotonic()
+        report = work(began + PASS_SECONDS)
+        ended = time.monotonic()
+        if ended - began > LONG_PASS_SECONDS:
+            report += self._release_lost() + self._take_over(ended + PASS_SECONDS)
+        return report
 
-    def _take_over(self) -> SweepReport:
+    def _is_over(self, until: float) -> bool:
+        """Whether the pass has had its time; then there may be more to do."""
+        is_over = time.monotonic() > until
+        self._has_more |= is_over
+        return is_over
+
+    def _deliver(self, until: float) -> SweepReport:
+        while self._coordinator.mover.deliver() and not self._is_over(until):
+            pass
+        return SweepReport()
+
+    def _take_over(self, until: float) -> SweepReport:
         """Give up what is over; what cannot be given up does not stand in front of the rest."""
         taken = 0
         last: OpenAttempt | None = None
-        for _ in range(MAX_ROUNDS):
+        while True:
             expired = self._attempts.expired(
                 self._hashes, BATCH, lease_seconds=self._coordinator.lease_seconds, after=last
             )
-            taken += sum(self._give_up(each, _reason(each)) for each in expired)
+            for each in expired:
+                taken += self._give_up(each, _reason(each))
+                if self._is_over(until):
+                    return SweepReport(taken_over=taken)
             if len(expired) < BATCH:
-                break
+                return SweepReport(taken_over=taken)
             last = expired[-1]
-        return SweepReport(taken_over=taken)
 
     def _give_up(self, attempt: OpenAttempt, reason: UnknownReason) -> bool:
         return self._coordinator.mover.give_up(attempt, reason, will_ring=False)
 
-    def _look(self) -> SweepReport:
+    def _look(self, until: float) -> SweepReport:
         """Look at due sagas for a while; leases that end meanwhile do not wait for it."""
         report = SweepReport()
-        until = time.monotonic() + LOOK_BUDGET_SECONDS
         while True:
             due = self._attempts.due_sagas(self._hashes)
-            report += self._look_at_each(due)
-            if len(due) < LOOK_BATCH or time.monotonic() > until:
+            report += self._look_at_each(due, until)
+            if len(due) < LOOK_BATCH or self._is_over(until):
                 return report
-            report += self._take_over() + self._ring_first()
+            report += self._take_over(until) + self._ring_first(until)
 
-    def _look_at_each(self, due: Sequence[DueSaga]) -> SweepReport:
-        known = [each for each in due if each.is_known]
-        for each in known:
-            self._look_at(each)
+    def _look_at_each(self, due: Sequence[DueSaga], until: float) -> SweepReport:
+        """Those that there is no time for come due again by themselves."""
+        foreign = [each for each in due if not each.is_known]
+        for each in foreign:
+            emit(
+                "saga.foreign_definition",
+                saga_id=each.id,
+                saga=each.definition,
+                version=each.version,
+            )
+        looked = 0
         for each in due:
-            if not each.is_known:
-                emit(
-                    "saga.foreign_definition",
-                    saga_id=each.id,
-                    saga=each.definition,
-                    version=each.version,
-                )
-        return SweepReport(looked=len(known), foreign=len(due) - len(known))
+            if each.is_known:
+                self._look_at(each)
+                looked += 1
+                if self._is_over(until):
+                    break
+        return SweepReport(looked=looked, foreign=len(foreign))
 
     def _look_at(self, due: DueSaga) -> None:
         state = self._coordinator.mover.look(due.id, will_ring=False)
         if state in PARKED:
             emit("saga.still_parked", saga_id=due.id, saga=due.definition, state=state)
 
-    def _ring_first(self) -> SweepReport:
+    def _ring_first(self, until: float) -> SweepReport:
         report = SweepReport()
-        for _ in range(MAX_ROUNDS):
+        while True:
             rings = self._attempts.ring_first(self._hashes, BATCH)
             sent, ran = self._ring(rings)
             report += SweepReport(rung=sent, ran_locally=ran)
-            if len(rings) < BATCH or not sent:
-                break
-        return report
+            if len(rings) < BATCH or not sent or self._is_over(until):
+                return report
 
-    def _ring_again(self) -> SweepReport:
+    def _ring_again(self, until: float) -> SweepReport:
         """Ring only for what is missing in the queue: rung and unclaimed, minus its depth.
 
         A slow queue is full of messages that are merely waiting; ringing for those again would
@@ -253,6 +287,8 @@ class Sweeper:
                 left -= len(rings)
                 if not rings or not sent:
                     break
+                if self._is_over(until):
+                    return report
         return report
 
     @property

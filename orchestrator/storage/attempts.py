@@ -71,7 +71,7 @@ WITH picked AS (
     FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
     WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NULL
         AND t.rung_count = 0 AND s.definition_hash = ANY(%(hashes)s::text[])
-    ORDER BY t.ring_at LIMIT %(limit)s
+    ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
 )
 UPDATE amends.attempt t SET rung_count = 1,
@@ -105,7 +105,7 @@ WITH picked AS (
     WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NULL
         AND t.rung_count > 0 AND t.queue = %(queue)s
         AND s.definition_hash = ANY(%(hashes)s::text[])
-    ORDER BY t.due_at LIMIT %(limit)s
+    ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
 )
 UPDATE amends.attempt t SET rung_count = t.rung_count + 1,
@@ -251,7 +251,7 @@ class Attempts:
     def ring_again(
         self, queue: str, hashes: Sequence[str], limit: int, patience_seconds: float
     ) -> list[Ring]:
-        """Take up to `limit` overdue attempts of `queue`, oldest first, and note the new ring."""
+        """Take up to `limit` overdue attempts of `queue`, longest unheard first; note the ring."""
         rows = self._database.run(
             RING_AGAIN,
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from dataclasses import asdict
 
 import click
@@ -18,6 +19,9 @@ from recovery.webhook_loop import WebhookLoop
 from workers import telemetry
 from workers.owner import owner
 from workers.settings import Settings
+
+ONCE_SECONDS = 50.0
+"""So long a sweep for cron goes on with a backlog, until the next one is due."""
 
 
 @click.command("sweep")
@@ -75,7 +79,11 @@ def _sweep_once(session: Session, sweeper: Sweeper) -> None:
     """Sweep, and then process webhooks and alert, which may wait for others."""
     name = f"{owner().partition('/')[0]}/once/{KIND}"  # of the host: the next run has another pid
     Processes(session.database).seen(sweeper_process(session.definitions, name))
-    _tell(session, sweeper.run_once())
+    until = time.monotonic() + ONCE_SECONDS
+    report = sweeper.run_once()
+    while sweeper.has_more and time.monotonic() < until:
+        report += sweeper.run_once()
+    _tell(session, report)
     WebhookLoop.of(session.settings, session.database, session.client).run_once()
     Notifier.of(session.settings, session.database).run_once()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -188,12 +189,92 @@ def test_a_mass_of_due_sagas_does_not_delay_a_take_over(make: Make) -> None:
 
 
 def test_a_sweep_looks_only_for_so_long(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "LOOK_BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr(sweeping, "PASS_SECONDS", 0.0)
     engine = make()
     start_many(engine, 3 * LOOK_BATCH)
     engine.sql("UPDATE amends.saga SET due_at = clock_timestamp()")
-    looked = [sweeper(engine).run_once().looked for _ in range(4)]
-    assert looked == [LOOK_BATCH, LOOK_BATCH, LOOK_BATCH, 0]
+    one = sweeper(engine)
+    looked = [(one.run_once().looked, one.has_more) for _ in range(3)]
+    assert looked == [(1, True)] * 3
+    assert one.run_once().looked == 0  # what was left of them comes due again by itself
+
+
+class PatientBell(Bell):
+    """A broker that takes its time, in which something else may happen."""
+
+    def __init__(self, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self._seconds, self._meanwhile = seconds, meanwhile
+
+    def ring(self, rings: Sequence[Ring]) -> None:
+        time.sleep(self._seconds)
+        self._meanwhile()
+        super().ring(rings)
+
+    def depth(self, queue: str) -> int | None:  # noqa: ARG002 - the protocol's signature
+        return 0
+
+
+@pytest.mark.parametrize("rung_count", [0, 1])
+def test_a_flood_of_due_attempts_is_rung_for_a_while_at_a_time(
+    make: Make, monkeypatch: pytest.MonkeyPatch, rung_count: int
+) -> None:
+    monkeypatch.setattr(sweeping, "BATCH", 10)
+    monkeypatch.setattr(sweeping, "PASS_SECONDS", 0.3)
+    engine = make()
+    start_many(engine, 100)
+    engine.sql("UPDATE amends.attempt SET ring_at = due_at, rung_count = :n", n=rung_count)
+    engine.coordinator.doorbell = bell = PatientBell(0.1)
+    one, longest = sweeper(engine), 0.0
+    for _ in range(20):
+        began = time.monotonic()
+        one.run_once()
+        longest = max(longest, time.monotonic() - began)
+        if not one.has_more:
+            break
+    assert len({each.saga_id for each in bell.messages}) == len(bell.messages) == 100
+    assert longest < 1.0  # all at once it is more than one second of ringing
+
+
+@pytest.mark.parametrize("rung_count", [0, 1])
+def test_a_flood_of_due_attempts_does_not_delay_a_take_over(
+    make: Make, monkeypatch: pytest.MonkeyPatch, rung_count: int
+) -> None:
+    monkeypatch.setattr(sweeping, "LONG_PASS_SECONDS", 0.0)
+    engine = make()
+    victim, *_ = start_many(engine, 20)
+    engine.claim(victim)
+    engine.sql(
+        "UPDATE amends.attempt SET ring_at = due_at, rung_count = :n WHERE token IS NULL",
+        n=rung_count,
+    )
+    engine.coordinator.doorbell = PatientBell(0.0, meanwhile=lambda: expire(engine))
+    assert sweeper(engine).run_once().taken_over == 1
+
+
+def test_a_backlog_is_worked_off_without_waiting_for_the_next_sweep(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "BATCH", 10)
+    monkeypatch.setattr(sweeping, "PASS_SECONDS", 0.0)
+    engine = make()
+    start_many(engine, 50)
+    engine.sql("UPDATE amends.attempt SET ring_at = due_at, rung_count = 1")
+    engine.coordinator.doorbell = bell = PatientBell(0.0)
+    loop = looping(engine, interval_seconds=3600)
+    for _ in range(8):
+        assert loop.tick() < 10 or len(bell.messages) == 50
+    assert len(bell.messages) == 50
+
+
+def looping(engine: Engine, *, interval_seconds: float) -> SweepLoop:
+    return SweepLoop(
+        sweeper(engine),
+        Database(engine.pool),
+        definitions=engine.coordinator.definitions,
+        interval_seconds=interval_seconds,
+        on_report=lambda _: None,
+    )
 
 
 def test_sagas_started_together_are_not_due_together(make: Make) -> None:
