@@ -19,6 +19,7 @@ from orchestrator.doorbell import Doorbell, SilentDoorbell
 from orchestrator.entries import Json
 from orchestrator.errors import SagaNotFoundError, WaitTimeoutError
 from orchestrator.folding import replay
+from orchestrator.installation import Installation
 from orchestrator.mover import Mover
 from orchestrator.new_sagas import Origin, Payload
 from orchestrator.outside_facts import Cancellation, OutsideFacts
@@ -64,8 +65,15 @@ class SagaClient:
         signals = Signals(database)
         self._log = SagaLog(database)
         self._reads = Reads(database)
-        troubles = Troubles(SetAside(database))
-        mover = Mover(self._log, signals, Tombstones(database), definitions, doorbell, troubles)
+        mover = Mover(
+            self._log,
+            signals,
+            Tombstones(database),
+            definitions,
+            doorbell,
+            Troubles(SetAside(database)),
+            Installation(database),
+        )
         self._outside = OutsideFacts(self._log, self._reads, signals, mover)
         self._starting = Starting(self._log, definitions, doorbell, self._outside.look)
         self._on_close = on_close

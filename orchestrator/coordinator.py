@@ -36,6 +36,7 @@ from orchestrator.entries import Direction, Outcome, StepFailed, StepSucceeded
 from orchestrator.errors import LogUnavailableError
 from orchestrator.folding import replay
 from orchestrator.guarding import Guards, Unguarded
+from orchestrator.installation import Installation
 from orchestrator.keys import key_of, step_key
 from orchestrator.leases import Gate, Leases
 from orchestrator.mover import Mover
@@ -72,6 +73,7 @@ class Coordinator:
         owner: names this process in the log; asked anew after a fork.
         lease: how long a claim lives without being extended.
         drains: whether this process has begun to stop; then nothing more is claimed.
+        installation: the name that the settings give, if any; in another one nothing is claimed.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Coordinator:
         resources: Resources | None = None,
         lease: timedelta = DEFAULT_LEASE,
         drains: Callable[[], bool] = lambda: False,
+        installation: str | None = None,
     ) -> None:
         self.log = SagaLog(database)
+        self.installation = Installation(database, expected=installation)
         self.definitions = definitions
         self.doorbell = doorbell
         self.mover = Mover(
@@ -95,6 +99,7 @@ class Coordinator:
             definitions,
             doorbell,
             Troubles(SetAside(database)),
+            self.installation,
         )
         self.leases = Leases(self.log, lease)
         self.gate = Gate()
@@ -107,9 +112,9 @@ class Coordinator:
             .also(Guards, Unguarded)  # type: ignore[type-abstract]
         )
         self.lease_seconds = lease.total_seconds()
-        self._drains = drains
+        self._stops = drains
         self._recorder = Recorder(
-            self.log, doorbell, self.mover, self.leases, owner=owner, drains=drains
+            self.log, doorbell, self.mover, self.leases, owner=owner, drains=self._drains
         )
         self._claims = Claims(
             self.log,
@@ -120,15 +125,21 @@ class Coordinator:
             set_aside=self.mover.set_aside,
         )
 
+    def _drains(self) -> bool:
+        return self._stops() or self.installation.is_refused
+
     def claim(self, attempt: AttemptId) -> Claim | None:
         """Claim an attempt, or return None when it is not ours to run (a duplicate, not due, ...).
 
-        A log that cannot be read is told of; what was claimed of it nobody may run.
+        A log that cannot be read is told of; what was claimed of it nobody may run. In a database
+        that was copied or restored nothing is claimed until somebody has said what it is.
 
         Raises:
             LogUnavailableError: Postgres does not answer; the lease, if any was taken, will end.
         """
-        return None if self._drains() else self._claims.claim(attempt)
+        if not self.installation.may_act() or self._drains():
+            return None
+        return self._claims.claim(attempt)
 
     def execute(self, claim: Claim, serves: Serves = lambda _queue: False) -> Claim | None:
         """Run a claimed attempt and record how it ended; return the next attempt if claimed too.

@@ -43,7 +43,8 @@ class SagaStarted:
 
     `lock` is what only one saga at a time may be at work on; the saga begins when it is granted.
     `parent_id` and `parent_step`: the saga that waits for this one. `replay_of`: the ended saga
-    whose work this one does again.
+    whose work this one does again. `installation`: what this one was called as the saga started;
+    it is a part of the saga's keys.
     """
 
     payload: Json
@@ -55,6 +56,7 @@ class SagaStarted:
     parent_id: str | None = None
     parent_step: str | None = None
     replay_of: str | None = None
+    installation: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,6 +104,10 @@ class LogUnavailableError(AmendsError):
     """Postgres did not answer; whether the statement took effect is not known."""
 
 
+class InstallationError(AmendsError):
+    """What was asked of the installation cannot be; nothing was changed."""
+
+
 class HistoryError(AmendsError):
     """A saga's log does not fold to a legal history."""
 

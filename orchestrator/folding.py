@@ -150,6 +150,7 @@ def _on_saga_started(state: FoldedSaga, recorded: Recorded, entry: SagaStarted) 
         lock=entry.lock,
         lock_granted=entry.lock_granted,
         parent_id=entry.parent_id,
+        installation=entry.installation,
     )
 
 

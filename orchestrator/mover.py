@@ -24,8 +24,9 @@ from orchestrator.entries import (
     SagaLockGranted,
     UnknownReason,
 )
-from orchestrator.errors import HistoryError, LogUnavailableError
+from orchestrator.errors import HistoryError, InstallationError, LogUnavailableError
 from orchestrator.folding import replay
+from orchestrator.installation import Installation
 from orchestrator.instrumentation import emit
 from orchestrator.planning import rings, tells
 from orchestrator.reconciling import Facts, reconciled
@@ -70,6 +71,9 @@ class _Ended(threading.local):
 class Mover:
     """Reads sagas, decides, and makes their attempt rows agree with the decision.
 
+    A saga of an installation that this one was copied from is left alone, like one whose definition
+    is not here.
+
     What a move schedules is rung for after its commit, one saga after the other. Who moves many
     says `will_ring=False`: then the rows are due and not rung, and whoever sweeps next rings for
     all of them at once.
@@ -83,6 +87,7 @@ class Mover:
         definitions: Definitions,
         doorbell: Doorbell,
         troubles: Troubles,
+        installation: Installation,
     ) -> None:
         self._log = log
         self._signals = signals
@@ -92,6 +97,7 @@ class Mover:
         self._newer: set[UUID] = set()
         self._definitions = definitions
         self._doorbell = doorbell
+        self._installation = installation
 
     def look(self, saga_id: UUID, *, will_ring: bool = True) -> State | None:
         """Decide again from the log and return the saga's state; None if its definition is foreign.
@@ -422,6 +428,8 @@ class Mover:
             if definition is None:
                 return None
             state = self._folded(snapshot)
+            if not self._is_ours(snapshot, state, is_told=waits_until > 0):
+                return None
             facts = facts_of(snapshot, state)
             if facts is None:
                 return snapshot.saga.state
@@ -459,6 +467,21 @@ class Mover:
         until = snapshot.entries[-1].seq if snapshot.entries else snapshot.base.seq
         entries = [each for each in self._log.entries(snapshot.saga.id) if each.seq <= until]
         return replace(snapshot, base=None, entries=entries)
+
+    def _is_ours(self, snapshot: Snapshot, state: FoldedSaga, *, is_told: bool) -> bool:
+        """Whether what is decided of a saga may be acted on here; of a closed one nothing is.
+
+        Raises:
+            InstallationError: no, and somebody tells of a fact.
+        """
+        if snapshot.saga.state is State.RESOLVED or self._installation.owns(state):
+            return True
+        if is_told:
+            raise InstallationError(
+                f"saga {snapshot.saga.id} was copied from installation {state.installation}, which "
+                "goes on with it: tell that one"
+            )
+        return False
 
     def _became_first(self, saga_id: UUID, state: FoldedSaga) -> bool:
         """Whether a saga that was just put off may have its lock after all.

@@ -366,6 +366,7 @@ class FoldedSaga:
         money: the entries that tell of money; `orchestrator.books` reads them.
         renamed: names of steps by those that they had before the saga was migrated.
         voided: seqs of entries that an operator found to be no facts.
+        installation: the one that it was started in, and that its keys name.
     """
 
     seq: int = 0
@@ -377,6 +378,7 @@ class FoldedSaga:
     lock: str | None = None
     lock_granted: bool = False
     parent_id: str | None = None
+    installation: str | None = None
     cancel: CancelRequested | None = None
     is_cancel_refused: bool = False
     undo_request: UndoRequested | None = None

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from orchestrator import outcomes
 from orchestrator.entries import Recorded, UnreadableEntry
-from orchestrator.errors import HistoryError, LogUnavailableError
+from orchestrator.errors import HistoryError, InstallationError, LogUnavailableError
 from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
 from orchestrator.state import PAYLOAD, UNDECIDABLE, UNREADABLE, FoldedSaga
@@ -116,7 +116,8 @@ def fold_of(entries: Sequence[Recorded], base: FoldedSaga | None = None) -> Fold
 
 def is_its_own(error: Exception) -> bool:
     """Whether `error` is the trouble of the saga at hand, not of the database or of our rights."""
-    return not isinstance(error, Moved | MemoryError) and complaint_of(error) is None
+    others = Moved | MemoryError | InstallationError
+    return not isinstance(error, others) and complaint_of(error) is None
 
 
 def reason_of(error: Exception) -> str:

@@ -26,7 +26,9 @@ from datetime import timedelta
 from typing import Final
 
 from orchestrator.context import Effect, Movement, NothingThere, NotLanded, StepContext
+from orchestrator.entries import Direction
 from orchestrator.errors import OutcomeUnknown, Terminal, Wait
+from orchestrator.keys import installation_of
 from steps.fraud import is_challenged
 from steps.gateways.errors import (
     AuthenticationRequiredError,
@@ -43,6 +45,7 @@ from steps.gateways.payment import (
     RefundRequest,
     RefundResult,
     RefundStatus,
+    method_of,
 )
 from steps.money import Money
 from steps.payload import CheckoutPayload
@@ -85,7 +88,7 @@ def authorize_payment(ctx: Context) -> Effect:
         if seen is None or seen.status is ChargeStatus.REQUIRES_ACTION:
             raise _challenge(ctx, reference) from error
         held = _passed(seen)
-    return held_payment(held)
+    return held_payment(checked_as_ours(ctx, held))
 
 
 def held_payment(payment: ChargeResult) -> Effect:
@@ -283,6 +286,7 @@ def _after_the_challenge(ctx: Context) -> ChargeResult:
     payment = payment_begun(ctx)
     if payment is None:
         raise OutcomeUnknown("the payment with the challenge is not found", code="not_seen_yet")
+    checked_as_ours(ctx, payment)
     if payment.status is not ChargeStatus.REQUIRES_ACTION:
         return _passed(payment)
     if ctx.signalled:  # it was told of something else
@@ -310,7 +314,7 @@ def payment_begun(ctx: Context) -> ChargeResult | None:
     """The payment that the step began: by its reference where that is known, else by the key."""
     if ctx.reference is not None:
         return find_payment(ctx, reference=ctx.reference)
-    return found_under_our_key(ctx)
+    return find_payment(ctx, key=ctx.step_key)
 
 
 def _not_found(ctx: Context) -> NotLanded:
@@ -319,14 +323,53 @@ def _not_found(ctx: Context) -> NotLanded:
 
 def _held_under_our_key(ctx: Context) -> ChargeResult | None:
     payment = found_under_our_key(ctx)
-    if payment is None or payment.amount != ctx.payload.price:
-        return None
-    return payment if payment.status.holds_money else None
+    return payment if payment is not None and payment.status.holds_money else None
 
 
 def found_under_our_key(ctx: Context) -> ChargeResult | None:
-    """Return the payment that the step's own key opened, whichever direction asks."""
-    return find_payment(ctx, key=ctx.step_key)
+    """Return the payment that the step's own key opened, whichever direction asks.
+
+    Raises:
+        OutcomeUnknown, Terminal: see `checked_as_ours`.
+    """
+    payment = find_payment(ctx, key=ctx.step_key)
+    return None if payment is None else checked_as_ours(ctx, payment)
+
+
+def checked_as_ours(ctx: Context, payment: ChargeResult) -> ChargeResult:
+    """Return a payment that was found or replayed under our key, if it is this order's.
+
+    A key alone proves nothing: a gateway may forget it, look it up in another spelling, or know it
+    from a shop that derives the same. What differs is never adopted and never taken back.
+
+    Raises:
+        OutcomeUnknown: ``not_ours``: what our own request did is not known.
+        Terminal: ``not_ours``, of an undo: there is nothing of ours that it may touch.
+    """
+    differing = differing_from_the_order(ctx, payment)
+    if not differing:
+        return payment
+    message = f"{payment.reference} bears our key and is not this order's: {differing}"
+    if ctx.direction == Direction.COMPENSATE:
+        raise Terminal(message, code="not_ours", details={"reference": payment.reference})
+    raise OutcomeUnknown(message, code="not_ours")
+
+
+def differing_from_the_order(ctx: Context, payment: ChargeResult) -> str:
+    """Return in what a payment is not what this order asks for; empty: in nothing."""
+    order = ctx.payload
+    method = None if order.payment_method is None else method_of(order.payment_method)
+    compared = {
+        "order": (payment.order_reference, order.order_id),
+        "installation": (installation_of(payment.key), installation_of(ctx.step_key)),
+        "amount": (payment.amount, order.price),
+        "payment method": (payment.method or method, method),
+    }
+    return ", ".join(
+        f"{name} {found} instead of {ours}"
+        for name, (found, ours) in compared.items()
+        if found != ours
+    )
 
 
 def _captured_whole(ctx: Context, reference: str) -> ChargeResult | None:

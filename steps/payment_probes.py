@@ -15,6 +15,7 @@ from steps.payload import CheckoutPayload
 from steps.payment import (
     authorized_reference,
     captured_payment,
+    differing_from_the_order,
     find_payment,
     held_payment,
     payment_begun,
@@ -34,9 +35,12 @@ def probe_authorization(ctx: Context) -> Effect | NotLanded | CannotTell:
     payment = payment_begun(ctx)
     if payment is None:
         return NotLanded("no such payment")
+    differing = differing_from_the_order(ctx, payment)
+    if differing:
+        return CannotTell(f"{payment.reference} is not this order's: {differing}")
     if payment.status is ChargeStatus.DECLINED:
         return NotLanded("declined")
-    if payment.amount == ctx.payload.price and payment.status.holds_money:
+    if payment.status.holds_money:
         return held_payment(payment)
     return CannotTell(f"{payment.reference} is {payment.status}")
 

@@ -27,6 +27,19 @@ Migrate = Callable[[str], object]
 
 _POSTGRES_SOURCES: dict[str, Source | None] = {"": None, "15": "debian", "18": "wheel"}
 _TEMPLATE = "template_of_tests"
+INSTALLATION = "test"
+"""What the installation in a test's database is called; a part of its sagas' keys."""
+
+_IS_AN_INSTALLATION = f"""
+DO $$ BEGIN
+    IF to_regclass('amends.installation') IS NOT NULL THEN
+        UPDATE amends.installation SET name = '{INSTALLATION}',
+            identity = amends.database_identity();
+    END IF;
+END $$
+"""  # noqa: S608 - a constant
+"""Else it would be a copy of the template that nobody has decided about."""
+
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the directories in it have random names
 _ROOM_BYTES = 4 << 30
 """What the servers of several pytest processes may fill: mostly with write-ahead log."""
@@ -49,7 +62,10 @@ class Databases:
             self._has_template = True
         name = f"test_{next(self._numbers)}"
         self._run(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy")
-        return self._postgres.url_of(name)
+        url = self._postgres.url_of(name)
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(_IS_AN_INSTALLATION)
+        return url
 
     def drop(self, url: str) -> None:
         """Remove a database, with whatever is still connected to it."""

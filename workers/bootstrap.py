@@ -184,6 +184,7 @@ def build_coordinator(
         resources=Resources(factories=_outside_parts(settings, database)),
         lease=settings.lease,
         drains=drains,
+        installation=settings.installation,
     )
 
 

@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from orchestrator.errors import AmendsError
 from orchestrator.guarding import Rate
+from orchestrator.keys import INSTALLATION
 from steps.fraud_rules import blocklist_rule
 from steps.gateways.webhooks import WebhookSecret
 from workers.http.tokens import known_tokens
@@ -57,6 +58,8 @@ class Settings(BaseSettings):
 
     Args:
         database_url: the Postgres that holds the saga log.
+        installation: what the database's installation must be called; under another name nothing is
+            claimed. None: whatever it is called.
         broker_url: Redis, Valkey or RabbitMQ; without one the sweep alone moves sagas.
         broker_profile: ``fast`` acknowledges at once and lets the sweep find what a killed worker
             had fetched; ``redeliver`` has the broker deliver that again (always so on RabbitMQ).
@@ -115,6 +118,7 @@ class Settings(BaseSettings):
         repr=False,
         validation_alias=_from("AMENDS_BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL"),
     )
+    installation: str | None = Field(None, pattern=f"^{INSTALLATION.pattern}$")
     broker_profile: Literal["fast", "redeliver"] = "fast"
     sagas: Names = ()
     gateway: Literal["sandbox", "stripe"] = "sandbox"

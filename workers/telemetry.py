@@ -102,6 +102,7 @@ _EVENTS: Mapping[str, int] = {
     "saga.set_aside": ERROR,
     "saga.not_set_aside": ERROR,
     "saga.unreadable": ERROR,
+    "installation.undecided": ERROR,
     "saga.look_failed": WARNING,
     "saga.late_outcome_unplaced": ERROR,
     "alert.raised": ERROR,

@@ -43,7 +43,7 @@ from sqlalchemy.orm import Session
 from orchestrator.context import Effect, Movement, NothingThere, StepContext
 from orchestrator.entries import Direction
 from orchestrator.errors import OutcomeUnknown, Retriable, Terminal
-from orchestrator.keys import forward_key, undo_key
+from orchestrator.keys import forward_key, installation_of, undo_key
 from orchestrator.outcomes import is_contention, told
 from orchestrator.storage.database import Row
 
@@ -218,9 +218,12 @@ def _expect(ctx: StepContext[Any], direction: Direction) -> None:
 
 def _keys(ctx: StepContext[Any]) -> list[str]:
     """The step's keys of every generation up to the one in use, in that order."""
+    installation = installation_of(ctx.step_key)
     return _derived(
         ctx.step_key,
-        lambda generation: forward_key(ctx.definition, ctx.saga_key, ctx.step, generation),
+        lambda generation: forward_key(
+            ctx.definition, ctx.saga_key, ctx.step, generation, installation=installation
+        ),
     )
 
 

@@ -7,7 +7,9 @@ compare-and-set statements would fail instead of seeing what they lost to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import weakref
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, cast
 
 import psycopg
@@ -35,6 +37,9 @@ SESSION = {
 }
 """The last one is part of recovery: a process that was stopped inside a transaction holds its
 saga's row, and nobody can take over before Postgres has ended that session."""
+
+
+_MADE: MutableMapping[sqlalchemy.Engine, int] = weakref.WeakKeyDictionary()
 
 
 class Moved(Exception):  # noqa: N818 - a control-flow answer between storage and coordinator
@@ -69,7 +74,7 @@ def create_engine(
         f"-c {name}={value.replace(' ', chr(92) + ' ')}"
         for name, value in {**SESSION, **(session or {})}.items()
     )
-    return sqlalchemy.create_engine(
+    engine = sqlalchemy.create_engine(
         parsed,
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
@@ -86,6 +91,19 @@ def create_engine(
             "tcp_user_timeout": 15000,
         },
     )
+    made = itertools.count(1)
+    _MADE[engine] = 0
+
+    def count(*_: object) -> None:
+        _MADE[engine] = next(made)
+
+    sqlalchemy.event.listen(engine, "connect", count)
+    return engine
+
+
+def connections_made(engine: sqlalchemy.Engine) -> int:
+    """Return how many connections an engine of `create_engine` has opened; of others 0."""
+    return _MADE.get(engine, 0)
 
 
 class Database:

@@ -19,6 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from orchestrator.storage import installation
 from orchestrator.storage.functions import FUNCTIONS
 from orchestrator.storage.tables import SCHEMA, metadata
 
@@ -58,6 +59,8 @@ def upgrade(engine: sqlalchemy.Engine, schema: Schema = ENGINE_SCHEMA) -> tuple[
         command.upgrade(config, "head")
         for statement in schema.functions:
             connection.exec_driver_sql(statement)
+        if schema is ENGINE_SCHEMA:
+            installation.adopt(connection)
         after = _current(connection, schema)
     assert after is not None, "a migration ran"
     return before, after

@@ -48,7 +48,8 @@ WITH started AS (
     RETURNING id
 ), logged AS (
     INSERT INTO amends.saga_log (saga_id, seq, kind, data)
-    SELECT started.id, 1, 'SagaStarted', e.started
+    SELECT started.id, 1, 'SagaStarted', e.started || jsonb_build_object(
+        'installation', (SELECT i.name FROM amends.installation i))
     FROM json_to_recordset(%(sagas)s::json) AS e(id uuid, started jsonb) JOIN started USING (id)
 ), scheduled AS (
     {_SCHEDULED.format(saga_id="a.saga_id", patience=RING_PATIENCE_SECONDS)}

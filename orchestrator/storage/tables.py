@@ -362,3 +362,17 @@ idempotency_settlement = Table(
     ),
     Index("idempotency_settlement_latest", "settled_at"),
 )
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("is_only", Boolean, primary_key=True, server_default=text("true")),
+    Column("name", Text, nullable=False),
+    Column("identity", Text, nullable=False),
+    _instant("named_at", nullable=False, server_default=CLOCK),
+    _instant("decided_at"),
+    Column("decided_by", Text),
+    Column("decided_because", Text),
+    CheckConstraint("is_only", name="installation_only_one"),
+    CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]{0,31}$'", name="installation_name_plain"),
+)

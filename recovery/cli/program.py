@@ -21,6 +21,7 @@ SECTIONS = {
         "sweep": "recovery.cli.sweeping",
         "serve": "recovery.cli.running",
         "doctor": "recovery.cli.examining",
+        "installation": "recovery.cli.naming",
     },
     "Start sagas and look at them": {
         "start": "recovery.cli.starting",

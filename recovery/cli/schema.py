@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.storage import migrate
+from orchestrator.storage import installation, migrate
 from orchestrator.storage.migrate import ENGINE_SCHEMA, Schema
 from recovery.cli.failures import ExitCode, Failure
 from recovery.cli.session import Session, pass_session
@@ -14,16 +14,28 @@ from steps.storage.schema import SHOP_SCHEMA
 
 @click.command("migrate")
 @click.option("--checkout", is_flag=True, help="Also the tables of the checkout (schema shop).")
+@click.option(
+    "--installation",
+    "name",
+    metavar="NAME",
+    help="Call the installation so, like eu-shop, before its first saga; else a name is minted.",
+)
 @click.option("--sql", is_flag=True, help="Print the SQL instead of running it.")
 @click.option("--check", is_flag=True, help="Change nothing; exit 1 unless all is up to date.")
 @pass_session
-def migrate_command(session: Session, checkout: bool, sql: bool, check: bool) -> None:
+def migrate_command(
+    session: Session, checkout: bool, name: str | None, sql: bool, check: bool
+) -> None:
     """Bring the database to the schema of this version.
 
     Safe to run again, by several at once, and while workers run.
     """
     if sql and check:
         raise click.UsageError("--sql and --check exclude each other")
+    if name is not None and (sql or check):
+        raise click.UsageError(
+            "--installation names what is migrated, so not with --sql or --check"
+        )
     shop = [SHOP_SCHEMA] if checkout else []
     schemas = [ENGINE_SCHEMA, *shop, RECONCILIATION_SCHEMA]
     if sql:
@@ -37,6 +49,8 @@ def migrate_command(session: Session, checkout: bool, sql: bool, check: bool) ->
             {"schema": schema.name, "before": before, "after": after},
             f"{schema.name}: up to date at {after}" if before == after else text,
         )
+    if name is not None:
+        installation.name(session.engine, name)
     return None
 
 

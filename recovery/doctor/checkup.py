@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.definitions import Definitions
 from orchestrator.errors import AmendsError
 from orchestrator.storage.database import Database
-from recovery.doctor import activity, installation, readers, servers
+from recovery.doctor import activity, installation, naming, readers, servers
 from recovery.doctor.circuits import circuits
 from recovery.doctor.findings import Check, Finding, Verdict, fail, skipped
 from workers.settings import Settings
@@ -49,6 +49,7 @@ def checkup(
         return
     database = Database(engine())
     for name, check in (
+        ("installation", lambda: naming.installation(database, settings)),
         ("workers", lambda: activity.workers(database, definitions())),
         ("sweeper", lambda: activity.sweepers(database, settings)),
         ("queues", lambda: activity.queues(database, settings)),

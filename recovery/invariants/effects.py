@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from orchestrator.entries import Direction, StepStarted, StepSucceeded
-from orchestrator.keys import forward_key, undo_key
+from orchestrator.keys import step_key, step_keys, undo_key
 from orchestrator.state import FoldedSaga, State
 from orchestrator.storage.histories import SagaHistory
 from recovery.invariants.evidence import Evidence, Violation
@@ -77,14 +77,16 @@ def check_money(evidence: Evidence) -> Iterator[Violation]:
 def check_stock(evidence: Evidence) -> Iterator[Violation]:
     """Check that units are shipped, promised or given back exactly as their sagas ended."""
     by_key = {each.key: each for each in evidence.reservations}
-    for saga, _ in _checkouts(evidence):
-        reservation = by_key.pop(forward_key(saga.definition, saga.key, "reserve_inventory"), None)
-        state = "none" if reservation is None else reservation.state
-        if state not in STOCK_OF.get(saga.state, (state,)):
+    for saga, state in _checkouts(evidence):
+        reservation = by_key.pop(
+            step_key(state, saga.definition, saga.key, "reserve_inventory"), None
+        )
+        kept = "none" if reservation is None else reservation.state
+        if kept not in STOCK_OF.get(saga.state, (kept,)):
             yield Violation(
                 invariant="stock follows the saga",
                 subject=saga.key,
-                seen=f"{saga.state}, reservation: {state}",
+                seen=f"{saga.state}, reservation: {kept}",
             )
     for key in by_key:
         yield Violation(invariant="no stock without a saga", subject=key, seen="reserved")
@@ -126,8 +128,7 @@ def _keys(saga: SagaHistory, state: FoldedSaga, step: str, direction: str) -> It
     """Every key that the step may have used: each generation, and each effect it undid."""
     known = state.step(step)
     references = {None, *(each.reference for each in known.outside)}
-    for generation in range(1, known.generation + 1):
-        forward = forward_key(saga.definition, saga.key, step, generation)
+    for forward in step_keys(state, saga.definition, saga.key, step):
         if direction == Direction.FORWARD:
             yield forward
             continue

@@ -15,7 +15,9 @@ from zoneinfo import ZoneInfo
 from orchestrator.client import SagaClient
 from orchestrator.errors import AmendsError
 from orchestrator.instrumentation import emit
+from orchestrator.keys import installation_of
 from orchestrator.redaction import redact
+from orchestrator.storage import installation
 from orchestrator.storage.alerts import Alerts
 from orchestrator.storage.database import Database
 from orchestrator.storage.saga_log import SagaLog
@@ -162,13 +164,17 @@ class DailyReconciliation:
                 f"{day} is not over in {self.zone}: reconcile it after {business_day.end}"
             )
         given = reports or self._asked(business_day)
+        ours = installation.read(self._database).name
         with session(self._database) as connection:
             if not lock(connection, self.name, day):
                 raise DayBusyError(f"{self.name}'s {day} is being reconciled by somebody else")
             compared = comparison(connection)
-            compared.fill("gateway", _of_day(given.day, business_day))
-            compared.fill("gateway", _up_to(given.before or (), business_day.end))
-            compared.fill("gateway", _near(given.after or (), business_day))
+            for rows in (
+                _of_day(given.day, business_day),
+                _up_to(given.before or (), business_day.end),
+                _near(given.after or (), business_day),
+            ):
+                compared.fill("gateway", _without_others(rows, ours))
             compared.project(business_day, self._sagas)
             compared.pair(
                 business_day, before=given.before is not None, after=given.after is not None
@@ -286,6 +292,17 @@ def _near(rows: Iterable[Row], day: BusinessDay) -> Iterator[Row]:
         each
         for each in rows
         if isinstance(each, TransactionRecord) and _has_moment(each) and day.is_near(each.at)
+    )
+
+
+def _without_others(rows: Iterable[Row], ours: str) -> Iterator[Row]:
+    """What another installation on the same account did, as its keys say, is reconciled there."""
+    return (
+        each
+        for each in rows
+        if not isinstance(each, TransactionRecord)
+        or not isinstance(each.key, str)
+        or installation_of(each.key) in (None, ours)
     )
 
 

@@ -7,6 +7,7 @@ the same operation again with its key returns the first answer. Questions need n
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -88,6 +89,16 @@ class ChargeRequest:
     order_reference: str
     challenge: bool = False
 
+    @property
+    def method(self) -> str:
+        """What the payment method is told apart by; see `method_of`."""
+        return method_of(self.token)
+
+
+def method_of(token: str) -> str:
+    """Return what tells a payment method apart from others, and cannot be spent: a digest."""
+    return hashlib.sha256(f"payment method {token}".encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureRequest:
@@ -129,6 +140,8 @@ class ChargeResult:
         refunded: what was given back, pending refunds included and failed ones not.
         key: the idempotency key of the authorization.
         challenge_url: where the payer authenticates, while `status` is requires_action.
+        method: what `method_of` says of the token that it was opened with; empty where the gateway
+            does not tell.
         card_checks: told once the issuer has authorized.
     """
 
@@ -142,6 +155,7 @@ class ChargeResult:
     created_at: datetime
     refunds: tuple[RefundResult, ...] = ()
     challenge_url: str | None = None
+    method: str = ""
     card_checks: CardChecks = CardChecks()
 
 

@@ -2,7 +2,8 @@
 
 Nothing that a webhook says is believed but the name of the payment. Whose payment it is, is told by
 the key that opened it: a saga's keys are derived from the saga, so nobody else's payment passes for
-one of its own, even under its order's name.
+one of its own, even under its order's name. A payment of another installation on the same account
+is that one's affair.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from orchestrator.client import SagaClient
 from orchestrator.entries import Recorded
 from orchestrator.errors import StepError
 from orchestrator.folding import replay
-from orchestrator.keys import step_keys
+from orchestrator.installation import Installation
+from orchestrator.keys import installation_of, step_keys
 from orchestrator.state import FoldedSaga
 from orchestrator.storage.database import Database
 from orchestrator.storage.reads import SagaSummary
@@ -100,6 +102,7 @@ class Looking:
         definition: str = "checkout",
     ) -> None:
         self._log = SagaLog(database)
+        self._installation = Installation(database)
         self._tombstones = Tombstones(database)
         self._client = client
         self._gateways = gateways
@@ -132,6 +135,10 @@ class Looking:
     def _compare(self, payment: ChargeResult, event: WebhookEvent, source: str) -> Look:
         if not payment.order_reference:
             return Nothing(seen=Seen(note="a payment that names no order: not one of ours"))
+        whose = installation_of(payment.key)
+        if whose not in (None, self._installation.read().name):
+            note = f"{payment.reference} is a payment of installation {whose}"
+            return Nothing(seen=Seen(note=note))
         cases = self._cases(payment.order_reference)
         if not cases:
             return self._without_saga(payment)

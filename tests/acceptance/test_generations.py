@@ -13,6 +13,7 @@ import sqlalchemy
 from orchestrator.client import SagaClient
 from orchestrator.definitions import Definitions
 from orchestrator.entries import SagaParked, SagaUnparked
+from orchestrator.installation import Installation
 from orchestrator.mover import Mover
 from orchestrator.state import State
 from orchestrator.storage.database import Database
@@ -206,6 +207,7 @@ def operator_retries(family: Deployment, saga_id: UUID, step: str) -> None:
         DEFINITIONS,
         family.doorbell,
         Troubles(SetAside(database)),
+        Installation(database),
     )
     mover.add(saga_id, SagaUnparked(by="ada", fresh=[step]), unless=lambda _, __: False)
 

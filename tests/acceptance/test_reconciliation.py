@@ -24,6 +24,7 @@ from steps.gateways.payment import CaptureRequest, ChargeRequest
 from steps.gateways.sandbox.client import SandboxGateway
 from steps.money import Money
 from tests.deployment import Deployment, expected, mixed, payload
+from tests.servers import INSTALLATION
 from tests.worker_processes import until
 from tests.yesterday import NOON, YESTERDAY, change, move_ledger, move_sagas
 
@@ -126,7 +127,7 @@ def test_three_planted_differences_are_found_and_acted_upon_once(
     deployment.judge.script("forget_key", operation="authorize", order_reference="late")
     gateway.authorize(
         ChargeRequest(amount=PRICE, token="tok_ok", order_reference="late"),
-        key=forward_key("checkout", "late", "authorize_payment"),
+        key=forward_key("checkout", "late", "authorize_payment", installation=INSTALLATION),
         timeout_seconds=5,
     )
     move_sagas(deployment.engine)
@@ -211,7 +212,7 @@ def test_a_key_of_one_order_beside_the_payment_of_another_is_for_a_person(
         for each in deployment.judge.movements()
         if (each.order_reference, each.operation) == ("other", "capture")
     ]
-    key = forward_key("checkout", "one", "capture_payment")
+    key = forward_key("checkout", "one", "capture_payment", installation=INSTALLATION)
     report = tmp_path / "report.csv"
     report.write_text(
         f"{','.join(COLUMNS)}\n{NOON.isoformat()},capture,pay_x,{paid},one,1990,EUR,{key}\n"

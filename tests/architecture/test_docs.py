@@ -94,10 +94,9 @@ def trouble_with(call: str) -> str | None:
             if word.split("=")[0] not in option_names(command):
                 return f"{command.name} has no option {word}"
         elif isinstance(command, click.Group):
-            if word not in VERBS:
-                return f"there is no verb {word}"
             verb = command.get_command(click.Context(command), word)
-            assert verb is not None
+            if verb is None:
+                return f"there is no verb {word}"
             command = verb
     return None
 

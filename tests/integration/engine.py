@@ -47,7 +47,11 @@ class Engine:
     """A client and one worker on a database."""
 
     def __init__(
-        self, url: str, *definitions: SagaDefinition[Any], lease: timedelta = timedelta(seconds=15)
+        self,
+        url: str,
+        *definitions: SagaDefinition[Any],
+        lease: timedelta = timedelta(seconds=15),
+        installation: str | None = None,
     ) -> None:
         self.pool = create_engine(url)
         self.bell = Bell()
@@ -61,6 +65,7 @@ class Engine:
             owner=lambda: "this-worker",
             lease=lease,
             drains=lambda: self.drains,
+            installation=installation,
         )
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ from steps.gateways.sandbox.process import SandboxProcess
 from steps.payment import AUTHENTICATED
 from steps.storage import stock
 from tests.integration.engine import answer_lost, events, wait_until
-from tests.servers import Databases
+from tests.servers import INSTALLATION, Databases
 from workers.bootstrap import build_coordinator
 from workers.settings import Settings
 
@@ -238,7 +238,7 @@ def challenged(shop: Shop, order: str, **changes: Any) -> tuple[UUID, str]:
     """An order that waits for its payer, and the reference of its payment."""
     saga_id = shop.sells(order, until=State.WAITING, payer=ABROAD, **changes)
     assert shop.state(saga_id) is State.WAITING
-    key = forward_key("checkout", order, "authorize_payment")
+    key = forward_key("checkout", order, "authorize_payment", installation=INSTALLATION)
     [opened] = [each for each in shop.judge.movements() if each.key == key]
     assert opened.reference is not None
     return saga_id, opened.reference

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from time import monotonic
@@ -15,7 +15,15 @@ import sqlalchemy
 from sqlalchemy import select, text
 
 from orchestrator.client import SagaClient
-from orchestrator.context import Effect, Lease, NothingThere, NotLanded, Resources, StepContext
+from orchestrator.context import (
+    CannotTell,
+    Effect,
+    Lease,
+    NothingThere,
+    NotLanded,
+    Resources,
+    StepContext,
+)
 from orchestrator.coordinator import Coordinator
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
@@ -38,7 +46,7 @@ from steps.gateways.errors import (
     PaymentStateError,
     ShipmentRefusedError,
 )
-from steps.gateways.payment import CaptureRequest, PaymentGateway, RefundRequest
+from steps.gateways.payment import CaptureRequest, ChargeRequest, PaymentGateway, RefundRequest
 from steps.gateways.sandbox.client import (
     SANDBOX_CAPABILITIES,
     SandboxCarrier,
@@ -52,9 +60,11 @@ from steps.payment import (
     AUTHENTICATED,
     authorize_payment,
     capture_payment,
+    differing_from_the_order,
     refund_payment,
     void_payment,
 )
+from steps.payment_probes import probe_authorization
 from steps.shipment import create_shipment
 from steps.storage import stock
 from steps.storage.schema import SHOP_SCHEMA
@@ -68,7 +78,7 @@ from steps.storage.stock import (
 from steps.storage.tables import metadata, reservation, shipment, verdict
 from steps.storage.velocity import PostgresVelocityTracker
 from steps.verdict import Decision, Verdict
-from tests.servers import Databases
+from tests.servers import INSTALLATION, Databases
 from workers.local_servers.running_servers import RunningServers
 
 PRICE = 2933
@@ -167,7 +177,7 @@ class Order:
         connection: sqlalchemy.Connection | None = None,
         **changes: Any,
     ) -> StepContext[CheckoutPayload]:
-        key = forward_key("checkout", self.id, step)
+        key = forward_key("checkout", self.id, step, installation=INSTALLATION)
         return StepContext(
             saga_id=UUID(int=self.number),
             definition="checkout",
@@ -211,8 +221,11 @@ class Order:
         results = {"authorize_payment": held.value}
         return capture_payment(self.context("capture_payment", results=results))
 
-    def void(self, effect: Effect | None = None) -> Effect | NothingThere | NotLanded:
-        return void_payment(self.context("authorize_payment", undo=True, effect=effect))
+    def void(
+        self, effect: Effect | None = None, **changes: Any
+    ) -> Effect | NothingThere | NotLanded:
+        ctx = self.context("authorize_payment", undo=True, effect=effect, **changes)
+        return void_payment(ctx)
 
     def refund(
         self, effect: Effect | None = None, *, held: Effect | None = None
@@ -361,7 +374,7 @@ def test_a_blocked_order_leaves_its_verdict(engine: sqlalchemy.Engine, order: Or
 
 def test_the_first_verdict_under_a_key_stands(engine: sqlalchemy.Engine, order: Order) -> None:
     first = Verdict(decision=Decision.REVIEW, reasons=("an_older_rule",), ruleset="2026-01")
-    key = forward_key("checkout", order.id, "screen_fraud")
+    key = forward_key("checkout", order.id, "screen_fraud", installation=INSTALLATION)
     ShopDatabase(engine).keep_verdict(key, order.id, "customer", first)
 
     assert order.screen().value == {
@@ -396,7 +409,7 @@ def test_a_declined_card_is_final_and_decisive(order: Order) -> None:
         order.authorize(payment_method="tok_declined")
 
     assert caught.value.decisive
-    assert order.void() == NothingThere()
+    assert order.void(payment_method="tok_declined") == NothingThere()
 
 
 def challenged(order: Order) -> str:
@@ -412,7 +425,7 @@ def challenged(order: Order) -> str:
 def test_a_challenge_is_waited_for_and_can_be_called_off(order: Order) -> None:
     reference = challenged(order)
 
-    assert kinds(order.void()) == []
+    assert kinds(order.void(payment_method="tok_challenge")) == []
 
     with pytest.raises(RuntimeError, match="no_open_challenge"):
         order.judge.end_challenge(reference, passed=True)
@@ -421,7 +434,7 @@ def test_a_challenge_is_waited_for_and_can_be_called_off(order: Order) -> None:
 def test_a_challenge_passed_meanwhile_is_voided(order: Order) -> None:
     order.judge.end_challenge(challenged(order), passed=True)
 
-    assert kinds(order.void()) == [("void", PRICE)]
+    assert kinds(order.void(payment_method="tok_challenge")) == [("void", PRICE)]
     assert order.totals().is_clean
 
 
@@ -447,7 +460,7 @@ def test_a_lookup_without_an_answer_leaves_the_outcome_unknown(order: Order) -> 
     order.goes_wrong("stored_500", "authorize", lands=True)
     with pytest.raises(OutcomeUnknown):
         order.authorize()
-    key = forward_key("checkout", order.id, "authorize_payment")
+    key = forward_key("checkout", order.id, "authorize_payment", installation=INSTALLATION)
     order.judge.script("drop_before", operation="find", key=key)
 
     with pytest.raises(GatewayServerError):
@@ -488,6 +501,52 @@ def test_a_kept_failure_of_a_capture_that_was_refunded_by_hand_stays_unknown(
         order.capture(held)
 
 
+# What bears our key, and is not ours.
+
+NOT_OURS: dict[str, dict[str, Any]] = {
+    "order": {"order_reference": "another-order"},
+    "amount": {"amount": Money(minor=PRICE + 1, currency="EUR")},
+    "currency": {"amount": Money(minor=PRICE, currency="USD")},
+    "payment method": {"token": "tok_untold"},
+}
+
+
+@pytest.mark.parametrize("differing", NOT_OURS)
+def test_a_payment_under_our_key_that_is_not_this_orders_is_not_adopted(
+    order: Order, gateway: SandboxGateway, differing: str
+) -> None:
+    """As by a gateway that forgot whose key it was: the same key, something else asked for."""
+    request = ChargeRequest(
+        amount=Money(minor=PRICE, currency="EUR"), token="tok_ok", order_reference=order.id
+    )
+    key = forward_key("checkout", order.id, "authorize_payment", installation=INSTALLATION)
+    held = gateway.authorize(replace(request, **NOT_OURS[differing]), key=key, timeout_seconds=5)
+
+    with pytest.raises(OutcomeUnknown):
+        order.authorize()
+    asked = probe_authorization(order.context("authorize_payment"))
+    with pytest.raises(Terminal) as refused:
+        order.void()
+
+    assert isinstance(asked, CannotTell)
+    assert {"currency": "amount"}.get(differing, differing) in (asked.why or "")
+    assert refused.value.code == "not_ours"
+    [found] = gateway.find(reference=held.reference, timeout_seconds=5)
+    assert found.status == "authorized"
+
+
+def test_a_payment_of_another_installation_is_not_adopted(
+    order: Order, gateway: SandboxGateway
+) -> None:
+    """Nothing but a gateway's own mistake shows one under our key; then it is not ours."""
+    paid = order.authorize()
+    [payment] = gateway.find(reference=paid.reference or "", timeout_seconds=5)
+    ctx = order.context("authorize_payment")
+    assert differing_from_the_order(ctx, payment) == ""
+    theirs = replace(payment, key=payment.key.replace(INSTALLATION, "us-shop", 1))
+    assert "installation us-shop" in differing_from_the_order(ctx, theirs)
+
+
 # Letting go.
 
 
@@ -509,7 +568,7 @@ def test_no_payment_to_void_may_be_one_that_is_not_shown_yet(order: Order) -> No
 
 @pytest.mark.parametrize("fault", ["drop_before", "rate_limited"])
 def test_a_lookup_without_an_answer_is_no_denial(order: Order, fault: str) -> None:
-    key = forward_key("checkout", order.id, "authorize_payment")
+    key = forward_key("checkout", order.id, "authorize_payment", installation=INSTALLATION)
     order.judge.script(fault, operation="find", key=key, retry_after_seconds=0)
 
     with pytest.raises(Retriable):
@@ -854,7 +913,7 @@ def test_a_refused_parcel_gives_the_money_back_without_a_void(shop: Shop, order:
 def open_challenge(order: Order) -> str:
     """The reference of the order's payment that waits for its payer."""
     gateway = order.resources.get(PaymentGateway)  # type: ignore[type-abstract]
-    key = forward_key("checkout", order.id, "authorize_payment")
+    key = forward_key("checkout", order.id, "authorize_payment", installation=INSTALLATION)
     [payment] = gateway.find(key=key, timeout_seconds=5)
     return payment.reference
 
@@ -895,7 +954,7 @@ def test_a_signal_of_something_else_is_no_answer(shop: Shop, order: Order) -> No
 def test_a_cancelled_challenge_is_called_off_though_a_lookup_lags(shop: Shop, order: Order) -> None:
     saga_id = shop.run(order, until=State.WAITING, payment_method="tok_challenge")
     reference = open_challenge(order)
-    key = forward_key("checkout", order.id, "authorize_payment")
+    key = forward_key("checkout", order.id, "authorize_payment", installation=INSTALLATION)
     order.judge.script("not_found", operation="find", key=key)
 
     shop.client.cancel(saga_id, reason="changed my mind")
@@ -908,7 +967,7 @@ def test_a_cancelled_challenge_is_called_off_though_a_lookup_lags(shop: Shop, or
 
 
 def never_found_by_its_key(order: Order) -> None:
-    key = forward_key("checkout", order.id, "authorize_payment")
+    key = forward_key("checkout", order.id, "authorize_payment", installation=INSTALLATION)
     order.judge.script("not_found", operation="find", key=key, times=None)
 
 

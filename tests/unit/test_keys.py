@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.entries import Recorded, SagaMigrated
 from orchestrator.folding import apply
-from orchestrator.keys import forward_key, key_of, step_keys, undo_key
+from orchestrator.keys import (
+    INSTALLATION,
+    forward_key,
+    installation_of,
+    key_of,
+    step_keys,
+    undo_key,
+)
 from tests.histories import COMPENSATE, FORWARD, History, doing, saga
 
 SHOP = saga(doing("pay"), doing("ship"))
@@ -78,6 +88,42 @@ def test_a_step_that_a_migration_renamed_keeps_its_keys() -> None:
 def test_the_key_is_the_one_that_was_promised() -> None:
     """Changing the derivation would charge every saga in flight a second time."""
     assert forward_key("shop", "order-1", "pay") == "shop-pay-77e9c38b54ec8e474128ca134fea192d"
+
+
+def test_two_installations_have_no_key_in_common() -> None:
+    here, there = (
+        forward_key("shop", "1001", "pay", installation=each) for each in ("eu-shop", "us-shop")
+    )
+    assert here.rpartition("-")[2] != there.rpartition("-")[2]
+    assert [installation_of(each) for each in (here, there)] == ["eu-shop", "us-shop"]
+    undone = undo_key(here, "p-1")
+    assert installation_of(undone) == "eu-shop"
+    assert undone != undo_key(there, "p-1")
+
+
+@pytest.mark.parametrize(
+    "key", ["shop-pay-77e9c38b", "1001.a", "Eu.shop-pay-1", "a.b.shop-pay-1", ""]
+)
+def test_a_key_that_names_no_installation_is_nobodys(key: str) -> None:
+    assert installation_of(key) is None
+
+
+def test_a_sagas_keys_name_the_installation_that_it_was_started_in() -> None:
+    history = History(SHOP)
+    state = replace(history.state, installation="eu-shop")
+    key = key_of(state, "shop", "1001", "pay", FORWARD)
+    assert key == forward_key("shop", "1001", "pay", installation="eu-shop")
+    assert step_keys(state, "shop", "1001", "pay") == {key}
+    assert installation_of(key_of(state, "shop", "1001", "pay", COMPENSATE)) == "eu-shop"
+
+
+@given(NAMES, KEYS, NAMES, st.from_regex(INSTALLATION, fullmatch=True))
+def test_whose_a_key_is_can_be_read_from_it(
+    definition: str, key: str, step: str, installation: str
+) -> None:
+    derived = forward_key(definition, key, step, installation=installation)
+    assert installation_of(derived) == installation
+    assert len(derived) <= 255
 
 
 @given(NAMES, KEYS, NAMES, st.integers(1, 5))

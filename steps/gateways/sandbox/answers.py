@@ -38,6 +38,7 @@ def payment(body: Json) -> ChargeResult:
         created_at=_instant(body["created_at"]),
         refunds=tuple(refund(each) for each in body["refunds"]),
         challenge_url=body.get("challenge_url"),
+        method=text(body.get("method", "")),
         card_checks=_checks(body.get("card_checks") or {}),
     )
 

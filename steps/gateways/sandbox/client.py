@@ -69,6 +69,7 @@ class SandboxGateway:
                 **_amount_json(request.amount),
                 "token": request.token,
                 "order_reference": request.order_reference,
+                "method": request.method,
                 **({"challenge": True} if request.challenge else {}),
             },
             key=key,

@@ -125,8 +125,14 @@ class GatewayRoutes:
         except _MalformedError as malformed:
             return wire.response(malformed.answer)
         reference = request.path_params.get("reference")
+        asked = body.model_dump()
+        method = asked.pop("method", "")
         command = Command(
-            operation=operation, key=key, payment_reference=reference, **body.model_dump()
+            operation=operation,
+            key=key,
+            payment_reference=reference,
+            notes={"method": method} if method else {},
+            **asked,
         )
         received = self._journal.receive(
             operation,

@@ -40,6 +40,7 @@ class AuthorizeBody(_Body):
     token: Annotated[str, Field(max_length=255)]
     order_reference: _Reference
     challenge: bool = False
+    method: Annotated[str, Field(max_length=64)] = ""
 
 
 class AmountBody(_Body):
@@ -111,8 +112,9 @@ class OwnForm:
 
     def payment(self, payment: Payment) -> dict[str, Any]:
         """A payment as every answer about it shows it."""
-        checks = checks_in(self._notes.of(payment.reference))
-        return _payment_json(payment, checks, base_url=self._base_url)
+        notes = self._notes.of(payment.reference)
+        rendered = _payment_json(payment, checks_in(notes), base_url=self._base_url)
+        return rendered | ({"method": notes["method"]} if "method" in notes else {})
 
 
 def _payment_json(payment: Payment, checks: CardChecks, *, base_url: str) -> dict[str, Any]:

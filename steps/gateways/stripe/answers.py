@@ -29,7 +29,8 @@ from steps.money import Money
 ORDER: Final = "order_reference"
 AUTHORIZE_KEY: Final = "authorize_key"
 REFUND_KEY: Final = "refund_key"
-"""Names of the metadata that we pin to payment intents and refunds, to find them by."""
+METHOD: Final = "method"
+"""Names of the metadata that we pin to payment intents and refunds, to know them again by."""
 
 WHOLE: Final = ["latest_charge.refunds"]
 """What has to be expanded so that a payment intent can be read."""
@@ -77,6 +78,7 @@ def payment(intent: Json) -> ChargeResult:
         created_at=_instant(intent),
         refunds=refunds,
         challenge_url=_challenge_url(intent),
+        method=_pinned(intent, METHOD),
         card_checks=card_checks(intent),
     )
 

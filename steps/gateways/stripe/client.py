@@ -106,7 +106,11 @@ class StripeGateway:
             "payment_method_types": ["card"],
             "capture_method": "manual",
             "confirm": True,
-            "metadata": {answers.ORDER: request.order_reference, answers.AUTHORIZE_KEY: key},
+            "metadata": {
+                answers.ORDER: request.order_reference,
+                answers.AUTHORIZE_KEY: key,
+                answers.METHOD: request.method,
+            },
             "expand": answers.WHOLE,
         }
         if request.challenge:

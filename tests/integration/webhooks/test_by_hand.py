@@ -9,13 +9,12 @@ from uuid import UUID
 import pytest
 
 from orchestrator.entries import EffectReported
-from orchestrator.keys import forward_key
 from orchestrator.state import State
 from steps.gateways.payment import CaptureRequest, RefundRequest
 from steps.gateways.sandbox.client import SandboxGateway
 from steps.money import Money
 from tests.integration.webhooks.test_looking import challenged, pays
-from tests.integration.webhooks.world import PRICE, World
+from tests.integration.webhooks.world import PRICE, World, key_of
 
 EUR = Money(minor=PRICE, currency="EUR")
 PROCESSORS = 8
@@ -94,7 +93,11 @@ def test_a_second_charge_that_was_captured_by_hand_is_refunded(
     saga_id = shop.start(order)
     shop.runs_until(saga_id, State.COMPLETED)
     shop.judge.script("forget_key", order_reference=order, operation="authorize")
-    second = pays(shop, order, key=forward_key("checkout", order, "authorize_payment"))
+    second = pays(
+        shop,
+        order,
+        key=key_of(order),
+    )
     captured_by_hand(by_hand, second.reference)
 
     hears(shop, "payment.succeeded", second.reference)

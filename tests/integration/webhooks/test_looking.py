@@ -7,13 +7,12 @@ from uuid import UUID
 import pytest
 
 from orchestrator.entries import EffectReported, MovementSettled, SignalReceived, UndoFailed
-from orchestrator.keys import forward_key
 from orchestrator.state import State
 from steps.gateways.payment import ChargeRequest, ChargeResult
 from steps.gateways.sandbox.client import SandboxGateway
 from steps.money import Money
 from steps.payment import AUTHENTICATED
-from tests.integration.webhooks.world import PRICE, World
+from tests.integration.webhooks.world import PRICE, World, key_of
 
 
 def challenged(shop: World, order: str) -> tuple[UUID, str]:
@@ -140,7 +139,11 @@ def test_everything_delivered_backwards_and_twice_changes_nothing_of_a_finished_
 
 def test_a_webhook_before_its_saga_waits_for_it(shop: World, order: str) -> None:
     """The gateway may know of a payment whose start a fail-over has lost: the key is the same."""
-    pays(shop, order, key=forward_key("checkout", order, "authorize_payment"))
+    pays(
+        shop,
+        order,
+        key=key_of(order),
+    )
     receipt = shop.delivers(shop.told(order, "payment.authorized"))
     assert shop.inbox.process_due().put_off == 1
     assert "no saga" in (shop.row_of(receipt).note or "")
@@ -171,7 +174,11 @@ def test_a_saga_is_found_by_what_its_payload_calls_the_order(shop: World, order:
 def test_of_a_pruned_saga_only_what_it_knew_is_no_question(
     shop: World, order: str, is_known: bool
 ) -> None:
-    paid = pays(shop, order, key=forward_key("checkout", order, "authorize_payment"))
+    paid = pays(
+        shop,
+        order,
+        key=key_of(order),
+    )
     known = [paid.reference] if is_known else []
     with shop.engine.begin() as connection:
         connection.exec_driver_sql(
@@ -216,7 +223,11 @@ def test_a_second_charge_under_the_sagas_key_is_taken_back(shop: World, order: s
     saga_id = shop.start(order)
     shop.runs_until(saga_id, State.COMPLETED)
     shop.judge.script("forget_key", order_reference=order, operation="authorize")
-    second = pays(shop, order, key=forward_key("checkout", order, "authorize_payment"))
+    second = pays(
+        shop,
+        order,
+        key=key_of(order),
+    )
     assert shop.totals(order).open_holds_count == 1
     heard = shop.post.until(
         lambda: next((e for e in shop.post.heard if second.reference in e.body.decode()), None)

@@ -17,6 +17,7 @@ from orchestrator.coordinator import Coordinator
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
 from orchestrator.entries import Recorded
+from orchestrator.keys import forward_key
 from orchestrator.state import State
 from orchestrator.storage.database import Database, create_engine
 from steps.checkout import checkout
@@ -36,6 +37,7 @@ from steps.webhooks.inbox import Receipt, WebhookInbox
 from steps.webhooks.looking import Looking
 from tests.integration.engine import wait_until
 from tests.integration.gateways.receiver import Heard, Receiver
+from tests.servers import INSTALLATION
 from workers.bootstrap import carrier, payment_gateway
 from workers.settings import Settings
 
@@ -190,6 +192,11 @@ def world(
     judge.stop_announcing(endpoint)
     judge.clear_faults()
     engine.dispose()
+
+
+def key_of(order: str) -> str:
+    """The key under which the saga of an order authorizes."""
+    return forward_key("checkout", order, "authorize_payment", installation=INSTALLATION)
 
 
 def _closable(party: object) -> Any:
