@@ -5,6 +5,7 @@ child compensated              the step failed for good, and the parent is taken
 child refused at its start     the step failed: for good (its payload), or to be tried again (it may
                                not queue for its lock, or no worker has its definition yet)
 child parked                   the parent parks with it, and goes on by itself when it goes on
+start that comes too late      refused, by the parent's row: it is taken back, parked or ended
 parent cancelled or failed     the child is taken back too, even when it had completed; past its
                                pivot it refuses, and the parent's compensation fails visibly
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -23,6 +25,7 @@ from orchestrator.definition import SagaDefinition, Step, step
 from orchestrator.errors import (
     IdempotencyConflictError,
     OutcomeUnknown,
+    ParentNotRunningError,
     PayloadError,
     SagaLockedError,
     Terminal,
@@ -33,10 +36,13 @@ from orchestrator.going_forward import CHILD_SIGNAL
 from orchestrator.new_sagas import Origin
 from orchestrator.state import State
 
+START = timedelta(seconds=1)
+"""How long a start takes at most. Closer to the timeout, or after the lease, there is none."""
+
 LOOK_AGAIN = timedelta(hours=6)
 """A parent looks at its child by itself this often, should nobody tell it."""
 
-_NOT_NOW = (SagaLockedError, UnknownDefinitionError)
+_NOT_NOW = (SagaLockedError, UnknownDefinitionError, ParentNotRunningError)
 _NEVER = (IdempotencyConflictError, PayloadError)
 """What a start that is refused raises: the child was not started."""
 
@@ -77,6 +83,7 @@ def _run(
     payload: BaseModel | Mapping[str, Any],
 ) -> Effect:
     client = ctx.resource(SagaClient)
+    ctx.call_timeout(START)  # not when others may have taken the parent back already
     started = client.start(
         definition,
         payload,
@@ -103,12 +110,13 @@ def _run(
                 code="child_resolved",
             )
         case _:
-            raise _wait(ctx)
+            raise _wait(ctx, child.id)
 
 
 def _undo(ctx: StepContext[Any]) -> Effect | NothingThere:
     client = ctx.resource(SagaClient)
-    child = client.child_of(ctx.saga_id, ctx.step)
+    known = None if ctx.effect is None else ctx.effect.reference
+    child = client.child_of(ctx.saga_id, ctx.step) if known is None else client.get(UUID(known))
     if child is None:
         return NothingThere()
     if child.state is State.COMPENSATED:
@@ -125,8 +133,9 @@ def _undo(ctx: StepContext[Any]) -> Effect | NothingThere:
         )
     if client.get(child.id).state is State.COMPENSATED:
         return Effect(value={"saga_id": str(child.id)}, reference=str(child.id))
-    raise _wait(ctx)
+    raise _wait(ctx, child.id)
 
 
-def _wait(ctx: StepContext[Any]) -> Wait:
-    return Wait(f"{CHILD_SIGNAL}{ctx.step}", ctx.now + LOOK_AGAIN, decisive=True)
+def _wait(ctx: StepContext[Any], child_id: UUID) -> Wait:
+    until = ctx.now + LOOK_AGAIN
+    return Wait(f"{CHILD_SIGNAL}{ctx.step}", until, decisive=True, reference=str(child_id))

@@ -71,6 +71,10 @@ class SagaLockedError(AmendsError):
     """Another saga is at work on what this one locks, and its definition does not let it queue."""
 
 
+class ParentNotRunningError(AmendsError):
+    """The saga that would wait for this one is taken back, parked or ended; nothing was started."""
+
+
 class SagaNotFoundError(AmendsError):
     """No saga has that id or key."""
 

@@ -28,6 +28,7 @@ from orchestrator.errors import HistoryError, InstallationError, LogUnavailableE
 from orchestrator.folding import replay
 from orchestrator.installation import Installation
 from orchestrator.instrumentation import emit
+from orchestrator.late_effects import late_question
 from orchestrator.planning import rings, tells
 from orchestrator.reconciling import Facts, reconciled
 from orchestrator.state import UNENDED, FoldedSaga, State
@@ -119,8 +120,8 @@ class Mover:
     ) -> State | None:
         """Log a fact, wherever the saga stands, also after its end, and decide what follows.
 
-        Returns the saga's state; None where this process has not its definition, or there is no
-        such saga: then nothing was logged.
+        Returns the saga's state; None where this process has not its definition, an operator closed
+        the saga, or there is none: then nothing was logged.
 
         Args:
             unless: tells of a saga, as it is read, to which the fact is an old one.
@@ -133,7 +134,22 @@ class Mover:
         def facts(snapshot: Snapshot, state: FoldedSaga) -> Facts | None:
             return None if unless(snapshot, state) else Facts(entries=(fact,))
 
-        return self._move(saga_id, facts, waits_until=time.monotonic() + ADD_SECONDS)
+        until = time.monotonic() + ADD_SECONDS
+        return self._move(saga_id, facts, waits_until=until, moves_resolved=False)
+
+    def add_late(self, saga_id: UUID, fact: Entry) -> bool:
+        """Log a fact about an ended saga on which nothing is decided here, and alert somebody.
+
+        It is decided on by whoever has the definition, except where an operator closed the saga.
+        False: it has not ended, or knows of it.
+
+        Raises:
+            Moved: somebody holds its row; nothing was logged.
+        """
+        added = self._log.append_late(saga_id, fact, question=late_question(fact))
+        if added:
+            emit("saga.late_effect", saga_id=saga_id, step=getattr(fact, "step", None))
+        return added
 
     def act(
         self,
@@ -324,8 +340,9 @@ class Mover:
     def keep_late(self, saga_id: UUID, late: LateOutcomeRecorded, *, since: int = 0) -> None:
         """Log a refused result, once, and decide what an unexpected effect leads to.
 
-        As patient as the record of any outcome: nobody else knows of this one. A saga that goes on
-        under a version which is not here is decided on by who has that. One that was pruned comes
+        As patient as the record of any outcome: nobody else knows of this one. A saga that goes on,
+        or has ended, under a version which is not here is decided on by who has that; of one that
+        has ended somebody is told as well. One that was pruned comes
         back as `stuck`, with the question. Where even its tombstone is gone observers are told,
         with all that is known.
 
@@ -347,6 +364,8 @@ class Mover:
                 lambda until: (
                     self._moved_with(saga_id, facts, until)
                     or self._log.append_fact(saga_id, late, UNENDED)
+                    or self.add_late(saga_id, late)
+                    or self._knows(saga_id, late)
                 )
             ) or self._revived(saga_id, late)
         finally:
@@ -356,9 +375,13 @@ class Mover:
     def _moved_with(self, saga_id: UUID, facts: FactsOf, until: float) -> bool:
         """Whether the facts were added; a saga that was set aside gets them by another way."""
         try:
-            return self._move(saga_id, facts, waits_until=until) is not None
+            moved = self._move(saga_id, facts, waits_until=until, moves_resolved=False)
         except HistoryError:
             return False
+        return moved is not None
+
+    def _knows(self, saga_id: UUID, late: LateOutcomeRecorded) -> bool:
+        return any(_is_about(each.entry, late) for each in self._log.entries(saga_id))
 
     def _revived(self, saga_id: UUID, late: LateOutcomeRecorded) -> bool:
         revived = self._tombstones.revive(saga_id, late)
@@ -388,6 +411,7 @@ class Mover:
         *,
         will_ring: bool = True,
         waits_until: float = 0.0,
+        moves_resolved: bool = True,
     ) -> State | None:
         """As `_moved`; whatever is raised because of this one saga sets it aside.
 
@@ -396,7 +420,13 @@ class Mover:
                 its log, and it is left to that.
         """
         try:
-            return self._moved(saga_id, facts_of, will_ring=will_ring, waits_until=waits_until)
+            return self._moved(
+                saga_id,
+                facts_of,
+                will_ring=will_ring,
+                waits_until=waits_until,
+                moves_resolved=moves_resolved,
+            )
         except Exception as error:
             if isinstance(error, NewerLogError):
                 self._tell_of_newer(saga_id, error)
@@ -411,7 +441,13 @@ class Mover:
             emit("saga.unreadable", saga_id=saga_id, error=str(error))
 
     def _moved(
-        self, saga_id: UUID, facts_of: FactsOf, *, will_ring: bool, waits_until: float
+        self,
+        saga_id: UUID,
+        facts_of: FactsOf,
+        *,
+        will_ring: bool,
+        waits_until: float,
+        moves_resolved: bool,
     ) -> State | None:
         """Read, add facts, decide, write by compare-and-set, ring; again while others are faster.
 
@@ -425,7 +461,7 @@ class Mover:
             if snapshot is None:
                 return None
             definition = self._definitions.by_hash(snapshot.saga.definition_hash)
-            if definition is None:
+            if definition is None or not (moves_resolved or _may_move(snapshot.saga)):
                 return None
             state = self._folded(snapshot)
             if not self._is_ours(snapshot, state, is_told=waits_until > 0):
@@ -507,6 +543,10 @@ class Mover:
             raise
         except Moved:
             return False
+
+
+def _may_move(saga: SagaRow) -> bool:
+    return saga.state is not State.RESOLVED
 
 
 def _is_held(snapshot: Snapshot, attempt: OpenAttempt) -> bool:

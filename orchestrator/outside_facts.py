@@ -215,17 +215,23 @@ class OutsideFacts:
     def _add(
         self, saga: SagaSummary, fact: Entry, *, unless: Callable[[Snapshot, FoldedSaga], bool]
     ) -> None:
-        """Log a fact and decide at once, or leave the decision to who has the definition."""
+        """Log a fact and decide at once, or leave the decision to who has the definition.
+
+        Of a saga that an operator resolved it is kept, and somebody is alerted; nothing is decided.
+        """
         try:
             if self._mover.add(saga.id, fact, unless=unless) is not None:
                 return
         except HistoryError as error:
             emit("saga.look_failed", saga_id=saga.id, error=str(error))  # it is a fact all the same
-        if not self._append(saga.id, fact, UNENDED):
+        if self._append(saga.id, fact, UNENDED):
+            return
+        if isinstance(fact, UndoRequested) and saga.state is not State.RESOLVED:
             raise UnknownDefinitionError(
                 f"saga {saga.id} has ended and this process has not its definition "
                 f"({saga.definition} v{saga.version}): name its module in AMENDS_SAGAS",
             )
+        self._once_free(saga.id, lambda: self._mover.add_late(saga.id, fact))
 
     def _append(self, saga_id: UUID, fact: Entry, states: Iterable[State]) -> bool:
         """Append a fact as soon as nobody holds the saga's row."""

@@ -20,6 +20,7 @@ from orchestrator.errors import (
     ConcurrentStartError,
     IdempotencyConflictError,
     LogUnavailableError,
+    ParentNotRunningError,
     SagaLockedError,
 )
 from orchestrator.instrumentation import emit
@@ -198,6 +199,11 @@ class Starting:
         connection = None if caller is None else caller.connection
         holders = self._log.holders(saga.definition, [saga.key], connection)
         if saga.key not in holders:
+            if saga.parent_id is not None:
+                raise ParentNotRunningError(
+                    f"saga {saga.parent_id} does not go forward any more; its child of the step "
+                    f"{saga.parent_step!r} was not started"
+                )
             raise ConcurrentStartError(
                 f"key {saga.key!r} is held by a transaction this one cannot see; repeat the start"
             )

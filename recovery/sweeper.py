@@ -17,6 +17,7 @@ from orchestrator.doorbell import Ring, ring_each
 from orchestrator.entries import UnknownReason
 from orchestrator.instrumentation import emit
 from orchestrator.state import PARKED
+from orchestrator.storage.alerts import Alerts
 from orchestrator.storage.attempts import (
     BLIND_PATIENCE_SECONDS,
     LOOK_BATCH,
@@ -93,6 +94,7 @@ class Sweeper:
         ring_patience_seconds: float = RING_PATIENCE_SECONDS,
     ) -> None:
         self._coordinator = coordinator
+        self._alerts = Alerts(database)
         self._attempts = Attempts(database)
         self._processes = Processes(database)
         self._lost = LostProcesses(self._processes)
@@ -173,6 +175,7 @@ class Sweeper:
             self._deliver,
             self._ring_first,
             self._look,
+            self._look_at_late_effects,
             self._ring_first,
             self._ring_again,
         ):
@@ -248,6 +251,17 @@ class Sweeper:
                 if self._is_over(until):
                     break
         return SweepReport(looked=looked, foreign=len(foreign))
+
+    def _look_at_late_effects(self, until: float) -> SweepReport:
+        """Decide on what others logged of sagas that had ended, for want of their definition."""
+        looked = 0
+        for alert_id, saga_id in self._alerts.late_effects(self._hashes):
+            if self._coordinator.mover.look(saga_id, will_ring=False) is not None:
+                self._alerts.close([alert_id])
+            looked += 1
+            if self._is_over(until):
+                break
+        return SweepReport(looked=looked)
 
     def _look_at(self, due: DueSaga) -> None:
         state = self._coordinator.mover.look(due.id, will_ring=False)

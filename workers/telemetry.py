@@ -105,6 +105,7 @@ _EVENTS: Mapping[str, int] = {
     "installation.undecided": ERROR,
     "saga.look_failed": WARNING,
     "saga.late_outcome_unplaced": ERROR,
+    "saga.late_effect": ERROR,
     "alert.raised": ERROR,
     "alert.sent": INFO,
     "alert.not_sent": WARNING,

@@ -175,6 +175,16 @@ SELECT tried.saga_id, EXISTS (SELECT FROM amends.saga s
 FROM tried ORDER BY tried.saga_id
 """
 
+LATE_EFFECTS = """
+WITH open AS MATERIALIZED (
+    SELECT a.id, a.saga_id FROM amends.alert a
+    WHERE a.due_at IS NOT NULL AND a.kind = 'late_effect'
+)
+SELECT open.id, s.id FROM open JOIN amends.saga s ON s.id = open.saga_id
+WHERE s.state <> 'resolved' AND s.definition_hash = ANY(%(hashes)s::text[])
+ORDER BY open.id LIMIT 200
+"""
+
 OPEN = f"""
 WITH open AS MATERIALIZED (
     SELECT {_COLUMNS} FROM amends.alert WHERE due_at IS NOT NULL AND kind = %(kind)s

@@ -6,6 +6,7 @@ An alert is about something, and raised once for it (unique about, kind):
                                     so parking again later is another alert.
     saga_overdue, sweeper_silent    `about` is `sagas` and `sweepers` for as long as it lasts. When
                                     it is over the row is renamed, so the next time is another one.
+    late_effect                     as the first; written by who logs the fact, in the same commit.
     discrepancy                     `about` is chosen by who raises it, and renamed in the same way.
 
 Acknowledging closes the row and leaves `about` as it is: the same thing is not raised again.
@@ -40,6 +41,7 @@ class AlertKind(StrEnum):
     SWEEPER_SILENT = "sweeper_silent"
     QUEUE_UNSERVED = "queue_unserved"
     DISCREPANCY = "discrepancy"
+    LATE_EFFECT = "late_effect"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +177,14 @@ class Alerts:
         values = {"id": alert_id, "actor": actor, "reason": reason}
         closed = self._write(statements.ACKNOWLEDGE, values)
         return closed[0] if closed else None
+
+    def late_effects(self, hashes: Sequence[str]) -> list[tuple[UUID, UUID]]:
+        """Return alert and saga of late effects that wait for who has one of these definitions.
+
+        Of a saga that an operator resolved nobody decides any more.
+        """
+        rows = self._database.run(statements.LATE_EFFECTS, {"hashes": list(hashes)})
+        return [(row[0], row[1]) for row in rows]
 
     # -- sending -----------------------------------------------------------------------------------
 

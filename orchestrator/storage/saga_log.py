@@ -30,7 +30,16 @@ import sqlalchemy
 from psycopg.errors import InsufficientPrivilege, UniqueViolation
 
 from orchestrator import checkpoints
-from orchestrator.entries import ENTRY_TYPES, Entry, Json, Outcome, Recorded, decoded, encode
+from orchestrator.entries import (
+    ENTRY_TYPES,
+    Entry,
+    Json,
+    LateOutcomeRecorded,
+    Outcome,
+    Recorded,
+    decoded,
+    encode,
+)
 from orchestrator.errors import LogUnavailableError
 from orchestrator.state import TERMINAL, FoldedSaga, State
 from orchestrator.storage import statements
@@ -77,6 +86,8 @@ class SagaLog:
         values = _start_values(sagas)
         is_locking = any(each.lock is not None for each in sagas)
         statement = statements.CALL_START_LOCKED if is_locking else statements.CALL_START
+        if any(each.parent_id is not None for each in sagas):
+            statement = statements.START_LOCKED_CHILD if is_locking else statements.START_CHILD
         try:
             if connection is not None:
                 rows = run_inside(connection, statement, values)
@@ -244,6 +255,28 @@ class SagaLog:
             statements.CALL_REQUEST_CANCEL, {"saga_id": saga_id, **values}, writes="fact.commit"
         )
         return bool(rows)
+
+    def append_late(self, saga_id: UUID, fact: Entry, *, question: str | None) -> bool:
+        """Append a fact about a saga that has ended, once; False when it has not, or knows it.
+
+        Args:
+            question: what a person has to answer; the alert is raised in the same commit. None: the
+                fact asks nothing.
+        """
+        kind, data = encode(fact)
+        mark = data
+        if isinstance(fact, LateOutcomeRecorded):
+            mark = {name: data[name] for name in ("step", "direction", "attempt")}
+        values = {
+            "saga_id": saga_id,
+            "states": [each.value for each in TERMINAL],
+            "kind": kind,
+            "data": document(data),
+            "mark": document(mark),
+            "step": getattr(fact, "step", None),
+            "question": question,
+        }
+        return bool(self._database.run(statements.APPEND_LATE, values, writes="fact.commit"))
 
     def extend(self, held: Iterable[tuple[UUID, UUID]], lease_seconds: float) -> dict[UUID, float]:
         """Extend the leases of (saga id, token) pairs that are older than a third of a lease.

@@ -303,6 +303,40 @@ SELECT l.seq, l.kind, l.data::text, extract(epoch FROM l.recorded_at)::float8
 FROM amends.saga_log l WHERE l.saga_id = %(saga_id)s AND l.seq > %(after)s ORDER BY l.seq
 """
 
+APPEND_LATE = """
+WITH moved AS (
+    UPDATE amends.saga s SET seq = s.seq + 1, updated_at = clock_timestamp()
+    WHERE s.id = %(saga_id)s AND s.state = ANY(%(states)s::text[])
+        AND NOT EXISTS (SELECT FROM amends.saga_log l
+            WHERE l.saga_id = s.id AND l.kind = %(kind)s AND l.data @> %(mark)s::jsonb)
+    RETURNING s.id, s.seq, s.definition, s.key, s.state
+), logged AS (
+    INSERT INTO amends.saga_log (saga_id, seq, kind, data)
+    SELECT id, seq, %(kind)s, %(data)s::jsonb FROM moved
+), told AS (
+    INSERT INTO amends.alert (id, kind, about, saga_id, data, due_at)
+    SELECT gen_random_uuid(), 'late_effect', s.id || ':' || s.seq, s.id,
+        jsonb_build_object('saga', s.definition, 'key', s.key, 'state', s.state,
+            'step', %(step)s::text, 'question', %(question)s::text),
+        clock_timestamp()
+    FROM moved s WHERE %(question)s::text IS NOT NULL
+)
+SELECT seq FROM moved
+"""
+"""A fact about a saga that has ended, and in the same commit the alert that somebody must know."""
+
+OF_STARTED_PARENTS = """
+    WHERE (n.parent_id IS NULL OR EXISTS (SELECT FROM amends.saga p
+            WHERE p.id = n.parent_id AND p.state IN ('running', 'waiting') FOR SHARE))
+        AND NOT EXISTS (SELECT FROM amends.tombstone o"""
+
+START_CHILD, START_LOCKED_CHILD = (
+    each.replace("    WHERE NOT EXISTS (SELECT FROM amends.tombstone o", OF_STARTED_PARENTS[1:])
+    for each in (START, START_LOCKED)
+)
+"""As `START`, for sagas that another waits for: only while that goes forward, under the lock of its
+row. Whoever takes the parent back meets the child, or the child is not started."""
+
 _ATTEMPTS = """
     (SELECT json_agg(json_build_array(t.step, t.direction, t.number, t.queue, t.token, t.owner,
         coalesce(t.lease_until < clock_timestamp(), false), t.alone,

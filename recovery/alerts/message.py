@@ -61,13 +61,13 @@ def _question(alert: Alert) -> str:
             seen = known["last_seen_at"]
             since = "ever" if seen is None else f"since {seen}"
             return f"No sweeper was seen {since}: is one running?"
-        case AlertKind.DISCREPANCY | AlertKind.QUEUE_UNSERVED:
+        case AlertKind.DISCREPANCY | AlertKind.QUEUE_UNSERVED | AlertKind.LATE_EFFECT:
             return str(known["question"])
 
 
 def _next_command(alert: Alert) -> str:
     match alert.kind:
-        case AlertKind.SAGA_PARKED | AlertKind.UNKNOWN_TOO_LONG:
+        case AlertKind.SAGA_PARKED | AlertKind.UNKNOWN_TOO_LONG | AlertKind.LATE_EFFECT:
             return f"amends show {alert.saga_id}"
         case AlertKind.SAGA_OVERDUE | AlertKind.SWEEPER_SILENT:
             return "amends doctor"

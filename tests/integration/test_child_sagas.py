@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 
 from orchestrator.child_sagas import child_saga
 from orchestrator.definition import Busy, Lock, Retry
+from orchestrator.entries import CancelRequested, StepSettled
 from orchestrator.errors import Terminal
+from orchestrator.seam import intercepted
 from orchestrator.waits import wait_for
 from tests.histories import doing, saga
 from tests.integration.engine import Engine
@@ -202,3 +205,88 @@ def test_a_parent_is_told_by_the_sweep_when_its_child_died_telling(
     assert state(engine, saga_id) == "waiting"
     engine.coordinator.mover.deliver()
     assert engine.finish(saga_id) == "completed"
+
+
+# -- a worker that comes back late -----------------------------------------------------------------
+
+
+def children(engine: Engine) -> list[Any]:
+    return engine.sql("SELECT state FROM amends.saga WHERE definition = 'parcel'")
+
+
+def starting(engine: Engine) -> Any:
+    """The claim of the step that starts a child, whose worker stops before it does."""
+    saga_id = engine.client.start("order", {"amount": 1}, key="o-1").id
+    engine.coordinator.execute(engine.claim(saga_id))
+    return engine.claim(saga_id, "parcel")
+
+
+def test_a_worker_whose_lease_is_over_starts_no_child(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = starting(engine)
+    monkeypatch.setattr(claim.lease, "ends_at", time.monotonic() + 0.5)  # less than a start takes
+    engine.coordinator.execute(claim)
+    assert children(engine) == []
+    assert "StepFailed" in engine.kinds(claim.attempt.saga_id)
+
+
+def test_a_child_is_not_started_once_its_parent_is_taken_back(engine: Engine) -> None:
+    """The worker's clock stood still with it, so it believes that it may send."""
+    claim = starting(engine)
+    saga_id = claim.attempt.saga_id
+    engine.gives_up(claim)
+    engine.client.cancel(saga_id, reason="no")
+    BEHAVIOUR["thank.forward"] = refuses
+    engine.bell.messages.clear()
+    with intercepted(_taken_back_before("start.commit", engine, saga_id)):
+        engine.coordinator.execute(claim)
+    assert children(engine) == []
+    assert state(engine, saga_id) == "compensated"
+
+
+def test_a_child_whose_wait_came_too_late_is_taken_back_with_its_parent(engine: Engine) -> None:
+    claim = starting(engine)
+    saga_id = claim.attempt.saga_id
+    engine.gives_up(claim)
+    with intercepted(_taken_back_after("start.commit", engine, saga_id)):
+        engine.coordinator.execute(claim)
+    assert "LateOutcomeRecorded" in engine.kinds(saga_id)
+    assert engine.finish(saga_id) == "compensated"
+    assert state(engine, child_id(engine, saga_id)) == "compensated"
+
+
+def _taken_back_before(name: str, engine: Engine, saga_id: UUID) -> Any:
+    """Have others take the saga back right before that action."""
+    done: list[str] = []
+
+    def interceptor(action_name: str, action: Any) -> Any:
+        if action_name == name and not done:
+            done.append(name)
+            _takes_back(engine, saga_id)
+        return action()
+
+    return interceptor
+
+
+def _taken_back_after(name: str, engine: Engine, saga_id: UUID) -> Any:
+    done: list[str] = []
+
+    def interceptor(action_name: str, action: Any) -> Any:
+        answer = action()
+        if action_name == name and not done:
+            done.append(name)
+            _takes_back(engine, saga_id)
+        return answer
+
+    return interceptor
+
+
+def _takes_back(engine: Engine, saga_id: UUID) -> None:
+    """Let the step be denied by an operator, and the saga be taken back whole."""
+    snapshot = engine.coordinator.log.read(saga_id)
+    assert snapshot is not None
+    denied = StepSettled(step="parcel", direction="forward", landed=False, by="ada")
+    asked = CancelRequested(reason="no", actor="ada")
+    engine.coordinator.mover.act(snapshot, [denied, asked])
+    engine.finish(saga_id)

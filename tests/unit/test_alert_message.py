@@ -28,6 +28,7 @@ DATA: dict[AlertKind, dict[str, Any]] = {
         "question": "Is one running?",
         "next": "amends worker -Q pay",
     },
+    AlertKind.LATE_EFFECT: OF_SAGA | {"step": "pay", "question": "Is it put right?"},
     AlertKind.DISCREPANCY: OF_SAGA
     | {"reason": "missing_gateway", "question": "Did it?", "next": "amends discrepancies"},
 }
