@@ -48,10 +48,14 @@ class AwaitClosing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settle:
-    """Take the step, up to that attempt, for not landed: its probe said so twice, late enough."""
+    """Take the step, or its undo, up to that attempt, for not landed.
+
+    Its probe said so twice, late enough.
+    """
 
     step: str
     attempt: int
+    direction: Direction = Direction.FORWARD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

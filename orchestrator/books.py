@@ -124,7 +124,9 @@ def _told_by(entry: Entry) -> tuple[str, bool] | None:
             | StepSettled(landed=True)
         ):
             return entry.step, entry.direction == Direction.COMPENSATE
-        case StepProbed(landed=True) | EffectReported():
+        case StepProbed(landed=True):
+            return entry.step, entry.direction == Direction.PROBE_UNDO
+        case EffectReported():
             return entry.step, False
         case _:
             return None

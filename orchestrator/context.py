@@ -138,14 +138,15 @@ class StepContext(Generic[P]):
         saga_id: the saga.
         saga_key: the business key it was started with.
         step: name of the step.
-        direction: ``forward``, ``compensate`` or ``probe``.
+        direction: ``forward``, ``compensate``, ``probe`` or ``probe_undo``.
         attempt: number of this try, from 1; never part of an idempotency key.
-        idempotency_key: the same for all attempts of this step; pass it to the other side.
+        idempotency_key: the same for all attempts of this step; pass it to the other side. A probe
+            gets that of the attempts it asks about.
         step_key: the key under which the step itself acts, whichever direction runs; for a
-            compensation, that under which `effect` was done.
+            compensation and its probe, that under which `effect` was done.
         payload: the validated payload.
         results: what earlier steps returned, by step name, as JSON.
-        effect: for a compensation, the effect it undoes, or None when none is known.
+        effect: for a compensation and its probe, the effect to undo, or None when none is known.
         connection: for a transactional step, the engine's connection; neither commit nor roll back.
         signal: payload of the signal that ended this step's wait, or None at its deadline.
         waited: a wait of this step is over, by its signal or by its deadline.

@@ -32,7 +32,7 @@ from orchestrator.client import SagaClient
 from orchestrator.context import Lease, NothingThere, NotLanded, Resources, StepContext
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell
-from orchestrator.entries import Direction, Outcome, StepFailed, StepSucceeded
+from orchestrator.entries import PROBES, UNDOING, Direction, Outcome, StepFailed, StepSucceeded
 from orchestrator.errors import LogUnavailableError
 from orchestrator.folding import replay
 from orchestrator.guarding import Guards, Unguarded
@@ -197,6 +197,7 @@ class Coordinator:
             Direction.FORWARD: step.run,
             Direction.COMPENSATE: step.compensation,
             Direction.PROBE: step.probe,
+            Direction.PROBE_UNDO: step.undo_probe,
         }[Direction(attempt.direction)]
         assert function is not None, "only what a step declares is asked for"
         try:
@@ -208,8 +209,8 @@ class Coordinator:
             return outcomes.released(step, attempt.direction, attempt.number)
         try:
             returned = function(context)
-            if attempt.direction == Direction.PROBE:
-                return outcomes.probed(step, attempt.number, returned)
+            if attempt.direction in PROBES:
+                return outcomes.probed(step, attempt.direction, attempt.number, returned)
             if attempt.direction == Direction.COMPENSATE and isinstance(returned, NotLanded):
                 return _undo_found_nothing(claim, returned)
             return outcomes.succeeded(step, attempt.direction, attempt.number, returned)
@@ -230,7 +231,8 @@ class Coordinator:
     def _context(self, claim: Claim, connection: Connection | None) -> StepContext[Any]:
         attempt, state, name = claim.attempt, claim.state, claim.attempt.step
         known = state.step(name)
-        undoing = attempt.direction == Direction.COMPENSATE
+        asks_of_undo = attempt.direction == Direction.PROBE_UNDO
+        undoing = attempt.direction in UNDOING
         return StepContext(
             saga_id=attempt.saga_id,
             definition=claim.saga.definition,
@@ -252,7 +254,7 @@ class Coordinator:
             signalled=known.signal is not None,
             reference=known.waits_on,
             now=claim.now(),
-            asked_before=len(known.denials),
+            asked_before=len(known.undo_denials if asks_of_undo else known.denials),
             resources=self._resources,
             lease=claim.lease,
             calls=claim.step.calls,

@@ -101,6 +101,7 @@ class Step:
     retriable_errors: tuple[type[BaseException], ...]
     max_crashes: int
     probe: Callable[..., Any] | None
+    undo_probe: Callable[..., Any] | None
     probe_retry: Retry
     lag: timedelta
     key_life: timedelta | None
@@ -129,6 +130,7 @@ def step(
     retriable_errors: Iterable[type[BaseException]] = (),
     max_crashes: int = 4,
     probe: Callable[..., Any] | None = None,
+    undo_probe: Callable[..., Any] | None = None,
     probe_retry: Retry = PROBE_RETRY,
     lag: timedelta = timedelta(0),
     key_life: timedelta | None = None,
@@ -161,7 +163,9 @@ def step(
         probe: called as ``probe(context)`` to ask whether the step took effect when no attempt was
             told; returns an `Effect` (it did), `NotLanded` or `CannotTell`. Asked when the key may
             not be used again: its budget of unknown tries is spent, or it is too old.
-        probe_retry: how often it may end without an answer before an operator is asked.
+        undo_probe: the same of the compensation: whether it took effect when no attempt of it was
+            told. Called as ``undo_probe(context)`` with the compensation's effect and key.
+        probe_retry: how often either may end without an answer before an operator is asked.
         lag: how long the other side may not show what it has done already.
         key_life: how long the other side remembers an idempotency key; None: for ever. Past half
             of it an unknown attempt is never repeated, only probed. Zero: it knows no keys.
@@ -189,6 +193,10 @@ def step(
         raise DefinitionError(f"step {name!r}: max_crashes must be 1 or more")
     if probe is not None and (transactional or read_only):
         raise DefinitionError(f"step {name!r} has no unknown effects outside; drop its probe")
+    if undo_probe is not None and (compensation is None or transactional):
+        raise DefinitionError(
+            f"step {name!r} has no undo of unknown effect outside; drop its undo_probe"
+        )
     if lag < timedelta(0) or (key_life is not None and key_life < timedelta(0)):
         raise DefinitionError(f"step {name!r}: lag and key_life cannot be negative")
     if not queue or not queue.strip():
@@ -213,6 +221,7 @@ def step(
         retriable_errors=(Retriable, *retriable_errors),
         max_crashes=max_crashes,
         probe=probe,
+        undo_probe=undo_probe,
         probe_retry=probe_retry,
         lag=lag,
         key_life=key_life,

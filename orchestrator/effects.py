@@ -126,7 +126,8 @@ def covered(
     track = replace(track, unsettled=False, failed=False, done=is_done, key_since=None)
     if not is_done:
         track = replace(track, failures=0, unknowns=0, crashes=0)
-    return replace(step, undo=track)
+    asking = replace(step.undo_probe, failures=0, crashes=0)
+    return replace(step, undo=track, undo_probe=asking, undo_denials=())
 
 
 def spared(step: StepState, undone_by: StepState) -> StepState:

@@ -19,11 +19,19 @@ Json = Any
 
 
 class Direction(StrEnum):
-    """What an attempt is for: doing, undoing, or asking whether it was done."""
+    """What an attempt is for: doing, undoing, or asking whether it was done, or undone."""
 
     FORWARD = "forward"
     COMPENSATE = "compensate"
     PROBE = "probe"
+    PROBE_UNDO = "probe_undo"
+
+
+PROBES = frozenset({Direction.PROBE, Direction.PROBE_UNDO})
+"""Attempts that only ask: they leave nothing behind."""
+
+UNDOING = frozenset({Direction.COMPENSATE, Direction.PROBE_UNDO})
+"""Attempts that are given the effect to undo."""
 
 
 class UnknownReason(StrEnum):
@@ -111,13 +119,17 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepUnknown:
-    """An attempt ended and nobody knows whether it had its effect."""
+    """An attempt ended and nobody knows whether it had its effect.
+
+    `is_kept`: the other side keeps this answer for the key, so repeating it settles nothing.
+    """
 
     step: str
     direction: str
     attempt: int
     reason: str
     error: dict[str, Json] | None = None
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +159,10 @@ class StepWaiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepProbed:
-    """A probe was answered: the step landed, it did not, or (None) it could not be told."""
+    """A probe was answered: it landed, it did not, or (None) it could not be told.
+
+    `direction` says of what: ``probe`` of the step, ``probe_undo`` of its undo.
+    """
 
     step: str
     direction: str

@@ -189,7 +189,23 @@ class Terminal(StepError):  # noqa: N818
 
 
 class OutcomeUnknown(StepError):  # noqa: N818
-    """The call may have happened; nobody knows yet."""
+    """The call may have happened; nobody knows yet.
+
+    Args:
+        is_kept: the other side keeps this answer for the idempotency key and repeats it (a stored
+            500). Where a probe can ask what happened it does so at once, instead of a repetition.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: str | None = None,
+        details: Mapping[str, object] | None = None,
+        is_kept: bool = False,
+    ) -> None:
+        super().__init__(message, code=code, details=details)
+        self.is_kept = is_kept
 
 
 class Wait(StepError):  # noqa: N818

@@ -186,7 +186,8 @@ def _on_unparked(state: FoldedSaga, _: Recorded, entry: SagaUnparked) -> FoldedS
     phase = _phase(state, entry, state.parked_from)
     steps = {**state.steps, **{name: _fresh(state.step(name)) for name in entry.fresh}}
     for name in entry.probed:
-        steps[name] = replace(state.step(name), probe=_anew(state.step(name).probe))
+        known = state.step(name)
+        steps[name] = replace(known, probe=_anew(known.probe), undo_probe=_anew(known.undo_probe))
     return replace(state, phase=phase, parked=None, steps=steps)
 
 
@@ -255,6 +256,7 @@ def _on_started(state: FoldedSaga, recorded: Recorded, entry: StepStarted) -> Fo
     if entry.direction == Direction.FORWARD:
         step = replace(step, denials=())
     elif entry.direction == Direction.COMPENSATE:
+        step = replace(step, undo_denials=())
         given = state.effect_to_undo(entry.step)
         track = replace(track, acts_on=0 if given is None else given.seq)
     track = replace(
@@ -294,6 +296,8 @@ def _on_outcome(state: FoldedSaga, recorded: Recorded, entry: Outcome) -> Folded
         case StepSucceeded():
             ended = replace(ended, unsettled=False, done=True, failed=False)
             step = with_effect(step, recorded.seq, entry, step.generation_of(entry.attempt))
+        case StepProbed(direction=Direction.PROBE_UNDO):
+            return _with_step(state, entry.step, _after_undo_probe(step, ended, entry))
         case StepProbed():
             return _after_probe(state, recorded, step, ended, entry)
         case StepFailed():
@@ -376,6 +380,21 @@ def _after_probe(
     return _with_step(state, entry.step, replace(step, probe=track))
 
 
+def _after_undo_probe(step: StepState, asking: Track, entry: StepProbed) -> StepState:
+    """As of the step itself: found is proof of what the unsettled undo was given at its claim."""
+    if entry.landed:
+        given = next(
+            (e for e in step.outside if e.seq == step.undo.acts_on and not e.covered), None
+        )
+        step = replace(step, undo_probe=asking, undone=True)
+        return covered(step, step.undo, given, entry.reference)
+    if entry.landed is None:
+        return replace(step, undo_probe=replace(asking, failures=asking.failures + 1))
+    assert asking.started_at is not None, "only an attempt that was started has an outcome"
+    denials = (*step.undo_denials, asking.started_at)
+    return replace(step, undo_probe=asking, undo_denials=denials)
+
+
 def _denied(step: StepState, asking: Track) -> StepState:
     assert asking.started_at is not None, "only an attempt that was started has an outcome"
     return replace(step, denials=(*step.denials, asking.started_at))
@@ -421,8 +440,9 @@ def _on_settled(state: FoldedSaga, recorded: Recorded, entry: StepSettled) -> Fo
     if entry.direction == Direction.COMPENSATE:
         track = replace(step.undo, unsettled=False, ended_at=recorded.at)
         if not entry.landed:
-            track = replace(track, key_since=None, unknowns=0)
-            step = with_new_undo_keys(replace(step, undo=track))
+            track = replace(track, key_since=None, unknowns=0, failures=track.failures + 1)
+            step = replace(step, undo=track, undo_denials=())
+            step = with_new_undo_keys(step)
             return _with_step(state, entry.step, step)
         given = state.effect_to_undo(entry.step)
         track = replace(track, started_seq=recorded.seq)
@@ -476,7 +496,11 @@ def _on_undo_skipped(state: FoldedSaga, _: Recorded, entry: UndoSkipped) -> Fold
 def _fresh(step: StepState) -> StepState:
     """The step with budgets that begin anew; what is unsettled stays unsettled."""
     return replace(
-        step, forward=_anew(step.forward), undo=_anew(step.undo), probe=_anew(step.probe)
+        step,
+        forward=_anew(step.forward),
+        undo=_anew(step.undo),
+        probe=_anew(step.probe),
+        undo_probe=_anew(step.undo_probe),
     )
 
 
@@ -493,7 +517,9 @@ def _with_track(step: StepState, direction: str, track: Track) -> StepState:
         return replace(step, forward=track)
     if direction == Direction.COMPENSATE:
         return replace(step, undo=track)
-    return replace(step, probe=track)
+    if direction == Direction.PROBE:
+        return replace(step, probe=track)
+    return replace(step, undo_probe=track)
 
 
 _FOLDS: Mapping[type[Entry], Callable[[FoldedSaga, Recorded, Any], FoldedSaga]] = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from orchestrator.entries import Direction
+from orchestrator.entries import UNDOING, Direction
 from orchestrator.state import FoldedSaga
 
 INSTALLATION = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -63,7 +63,7 @@ def step_key(
     state: FoldedSaga, definition: str, saga_key: str, step: str, direction: str = Direction.FORWARD
 ) -> str:
     """Return the key under which the step acts; for an undo, that of the effect it is given."""
-    effect = state.effect_to_undo(step) if direction == Direction.COMPENSATE else None
+    effect = state.effect_to_undo(step) if direction in UNDOING else None
     generation = None if effect is None else effect.generation
     return _key_of_generation(
         state, definition, saga_key, step, generation or state.step(step).generation
@@ -89,9 +89,9 @@ def step_keys(state: FoldedSaga, definition: str, saga_key: str, step: str) -> s
 
 
 def key_of(state: FoldedSaga, definition: str, saga_key: str, step: str, direction: str) -> str:
-    """Return the key of the attempt that `state` asks for next; a probe asks for the step's."""
+    """Return the key of the attempt that `state` asks for next; a probe asks of that key."""
     forward = step_key(state, definition, saga_key, step, direction)
-    if direction != Direction.COMPENSATE:
+    if direction not in UNDOING:
         return forward
     effect = state.effect_to_undo(step)
     if effect is None:

@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.context import CannotTell, Effect, NothingThere, NotLanded
 from orchestrator.definition import Step
 from orchestrator.entries import (
+    PROBES,
     Direction,
     Json,
     LateOutcomeRecorded,
@@ -92,7 +93,7 @@ def told(name: str, effect: Effect) -> dict[str, Any]:
     return dict(shown)
 
 
-def probed(step: Step, attempt: int, returned: Any) -> StepProbed:
+def probed(step: Step, direction: str, attempt: int, returned: Any) -> StepProbed:
     """Return the entry for what a probe answered.
 
     Raises:
@@ -112,7 +113,7 @@ def probed(step: Step, attempt: int, returned: Any) -> StepProbed:
                 f"the probe of {step.name} returned {type(returned).__name__}; "
                 "return an Effect, NotLanded or CannotTell"
             )
-    return StepProbed(step=step.name, direction=Direction.PROBE, attempt=attempt, **answer)
+    return StepProbed(step=step.name, direction=direction, attempt=attempt, **answer)
 
 
 def denied(step: Step, attempt: int, answer: NotLanded, again_after: timedelta) -> StepFailed:
@@ -136,7 +137,7 @@ def denied(step: Step, attempt: int, answer: NotLanded, again_after: timedelta) 
 def raised(step: Step, direction: str, attempt: int, error: BaseException) -> Outcome:
     """Return the entry for an exception out of a step's function."""
     match error:
-        case _ if direction == Direction.PROBE:
+        case _ if direction in PROBES:
             return _retriable(step, direction, attempt, error)
         case Wait():
             return StepWaiting(
@@ -182,7 +183,7 @@ def given_up(step: Step, direction: str, attempt: int, reason: UnknownReason) ->
 
     A step that leaves no trace outside, or whose writes died with its transaction, had no effect.
     """
-    if not (step.transactional or step.read_only or direction == Direction.PROBE):
+    if not (step.transactional or step.read_only or direction in PROBES):
         return StepUnknown(step=step.name, direction=direction, attempt=attempt, reason=reason)
     return StepFailed(
         step=step.name,
@@ -205,7 +206,7 @@ def late(outcome: Outcome) -> LateOutcomeRecorded | None:
 
     None for a hand-back or a probe: nothing was done, so there is nothing to keep.
     """
-    if isinstance(outcome, StepReleased | StepProbed) or outcome.direction == Direction.PROBE:
+    if isinstance(outcome, StepReleased | StepProbed) or outcome.direction in PROBES:
         return None
     word = _WORDS[type(outcome)]
     late = LateOutcomeRecorded(
@@ -303,4 +304,5 @@ def _unknown(step: Step, direction: str, attempt: int, error: BaseException) -> 
         attempt=attempt,
         reason=UnknownReason.RAISED,
         error=described(error),
+        is_kept=isinstance(error, OutcomeUnknown) and error.is_kept,
     )

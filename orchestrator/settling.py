@@ -8,6 +8,8 @@ probe    ask whether it is there. "It landed" is believed at once. "It is not th
          must have arrived: its timeout and the other side's lag after it was started.
 park     when both have nothing left: stop in front of an operator, with the question.
 
+An undo is settled like a step: replay, probe (`undo_probe=`), then a new key; or it is left over.
+
 An undo of a step without a known effect asks as well, and "not there" is believed in the same way.
 The step is settled by then, so all that is waited for is the other side's lag after it ended.
 """
@@ -33,11 +35,12 @@ def settle(state: FoldedSaga, step: Step, now: datetime, seed: str) -> Action:
     if isinstance(track.last, StepWaiting):
         return after_waiting(state, step, Direction.FORWARD, track.last, now, seed)
     due = not_before(track, step.retry, seed, step.name, Direction.FORWARD)
-    has_budget = track.unknowns < step.retry.max_attempts and not known.effects
+    settles_nothing = bool(known.effects) or (track.is_kept and step.probe is not None)
+    has_budget = track.unknowns < step.retry.max_attempts and not settles_nothing
     if may_replay(step, track, has_budget, due or now, now):
         return run(state, step, Direction.FORWARD, due)
     if step.probe is not None:
-        return _probe(state, step, seed)
+        return ask(state, step, Direction.FORWARD, seed) or _unanswered(state, step)
     return Park(state=State.STUCK, steps=(step.name,), **_question(step, track, due or now, now))
 
 
@@ -97,24 +100,41 @@ def poison(step: Step) -> Park:
     )
 
 
-def _probe(state: FoldedSaga, step: Step, seed: str) -> Action:
+def ask(state: FoldedSaga, step: Step, direction: Direction, seed: str) -> RunStep | Settle | None:
+    """Return what a probe leads to: it asks (again), or was told "not there" often enough.
+
+    None when its budget is spent without an answer.
+
+    Args:
+        direction: what is asked about: the step, or its undo.
+    """
     known = state.step(step.name)
-    believed = [each for each in known.denials if each >= _quiet_since(known.forward, step)]
+    asked, asks = known.track(direction), Direction.PROBE
+    denials = known.denials
+    if direction is Direction.COMPENSATE:
+        asks, denials = Direction.PROBE_UNDO, known.undo_denials
+    quiet = _quiet_since(asked, step)
+    believed = [each for each in denials if each >= quiet]
     if len(believed) >= DENIALS:
-        return Settle(step=step.name, attempt=known.forward.attempts)
-    track = known.probe
+        return Settle(step=step.name, attempt=asked.attempts, direction=direction)
+    track = known.track(asks)
     if track.failures >= step.probe_retry.max_attempts or track.crashes >= step.max_crashes:
-        return Park(
-            state=State.STUCK,
-            reason="unknown",
-            question=f"Did {step.name} take effect? {known.forward.attempts} attempts and "
-            f"{track.attempts} probes, no answer.",
-            steps=(step.name,),
-        )
-    due = not_before(track, step.probe_retry, seed, step.name, Direction.PROBE)
-    if known.denials and not believed:
-        due = max(due or _quiet_since(known.forward, step), _quiet_since(known.forward, step))
-    return run(state, step, Direction.PROBE, due)
+        return None
+    due = not_before(track, step.probe_retry, seed, step.name, asks)
+    if denials and not believed:
+        due = max(due or quiet, quiet)
+    return run(state, step, asks, due)
+
+
+def _unanswered(state: FoldedSaga, step: Step) -> Park:
+    known = state.step(step.name)
+    return Park(
+        state=State.STUCK,
+        reason="unknown",
+        question=f"Did {step.name} take effect? {known.forward.attempts} attempts and "
+        f"{known.probe.attempts} probes, no answer.",
+        steps=(step.name,),
+    )
 
 
 def believed_since(step: StepState, asked_at: datetime, lag: timedelta) -> datetime | None:

@@ -33,6 +33,7 @@ from orchestrator.entries import (
     SagaResolved,
     SagaUnparked,
     SignalReceived,
+    StepUnknown,
     StepWaiting,
     UndoRequested,
     UnwindingStarted,
@@ -167,6 +168,11 @@ class Track:
     acts_on: int = 0
 
     @property
+    def is_kept(self) -> bool:
+        """Whether repeating the latest attempt would only repeat its answer, and settle nothing."""
+        return isinstance(self.last, StepUnknown) and self.last.is_kept
+
+    @property
     def is_under_way(self) -> bool:
         """Whether an attempt runs, waits for its answer, or may have taken effect."""
         return self.open_attempt is not None or self.unsettled or isinstance(self.last, StepWaiting)
@@ -174,7 +180,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepState:
-    """How one step stands: doing, undoing, asking, its known effects and what was heard about it.
+    """How one step stands: doing, undoing, asking of both, its effects and what was heard about it.
 
     Args:
         effect: the known effect that counts as the step's, or None: the one it was done with.
@@ -183,7 +189,8 @@ class StepState:
             reference, and "it is not there" is no answer of it.
         waits_on: the reference of the latest wait under the present idempotency key.
         denials: when the probes and undos were started that were told, since the latest attempt,
-            "not there".
+            "not there". `undo_denials`: when those were that were told of its undo that it did not
+            take effect, since the latest attempt to undo.
         undone_seq: how far a compensation of the step accounts for its log.
         undone: the compensation really undid something: a known effect, or one it found itself.
         undone_by: the step whose compensation undid this step's effect too.
@@ -200,12 +207,14 @@ class StepState:
     forward: Track = Track()
     undo: Track = Track()
     probe: Track = Track()
+    undo_probe: Track = Track()
     effects: tuple[RecordedEffect, ...] = ()
     effect: RecordedEffect | None = None
     begun: tuple[RecordedEffect, ...] = ()
     waits_on: str | None = None
     skipped: bool = False
     denials: tuple[datetime, ...] = ()
+    undo_denials: tuple[datetime, ...] = ()
     undone_seq: int = 0
     undone: bool = False
     undone_by: str | None = None
@@ -275,10 +284,8 @@ class StepState:
         return min(uncovered, key=lambda each: (each.seq != begun, each.seq), default=None)
 
     def track(self, direction: str) -> Track:
-        """Return the doing, the undoing or the asking."""
-        if direction == Direction.FORWARD:
-            return self.forward
-        return self.undo if direction == Direction.COMPENSATE else self.probe
+        """Return the doing, the undoing, or the asking of either."""
+        return next(track for each, track in self.tracks if each == direction)
 
     @property
     def tracks(self) -> Iterator[tuple[Direction, Track]]:
@@ -286,6 +293,7 @@ class StepState:
         yield Direction.FORWARD, self.forward
         yield Direction.COMPENSATE, self.undo
         yield Direction.PROBE, self.probe
+        yield Direction.PROBE_UNDO, self.undo_probe
 
     @property
     def is_open(self) -> bool:

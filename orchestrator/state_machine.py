@@ -46,7 +46,6 @@ from orchestrator.definition import SagaDefinition
 from orchestrator.ending import CLOSING_CHECK, checked
 from orchestrator.entries import (
     CancelRefused,
-    Direction,
     Entry,
     Recorded,
     SagaCompensated,
@@ -174,7 +173,7 @@ def _entry_of(action: Action) -> Entry | None:
         case Settle():
             return StepSettled(
                 step=action.step,
-                direction=Direction.FORWARD,
+                direction=action.direction,
                 landed=False,
                 by="probe",
                 attempt=action.attempt,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from orchestrator.entries import Direction, Recorded, StepWaiting
+from orchestrator.entries import PROBES, Direction, Recorded, StepWaiting
 from orchestrator.folding import apply
 from orchestrator.state import FoldedSaga, State
 
@@ -47,5 +47,5 @@ def _unsettled_in(state: FoldedSaga) -> Iterable[tuple[str, Direction]]:
     for name, step in state.steps.items():
         for direction, track in step.tracks:
             is_waiting = isinstance(track.last, StepWaiting)
-            if track.unsettled and direction is not Direction.PROBE and not is_waiting:
+            if track.unsettled and direction not in PROBES and not is_waiting:
                 yield name, direction

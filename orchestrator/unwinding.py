@@ -30,8 +30,8 @@ from orchestrator.going_forward import (
     parked_with_its_child,
 )
 from orchestrator.pauses import not_before
-from orchestrator.settling import after_waiting, key_is_young, run
-from orchestrator.state import SECOND_EFFECT, UNDO_REQUESTED, FoldedSaga, State, StepState
+from orchestrator.settling import after_waiting, ask, key_is_young, run
+from orchestrator.state import SECOND_EFFECT, UNDO_REQUESTED, FoldedSaga, State, StepState, Track
 
 Definition = SagaDefinition[Any]
 
@@ -52,7 +52,7 @@ def unwinding(
             assert each.undone_by is not None, "only then it is spared"
             pending.add(each.name)
             actions.append(SkipUndo(step=each.name, undone_by=each.undone_by))
-        elif _is_exhausted(state.step(each.name), each, now, seed) or _is_blocked(
+        elif _is_exhausted(state, each, now, seed) or _is_blocked(
             definition, each.name, outstanding
         ):
             outstanding.append(each.name)
@@ -99,7 +99,7 @@ def needs_undo(state: FoldedSaga, definition: Step) -> bool:
         return False
     if step.undone_seq:
         return step.uncovered_effect is not None
-    return not definition.transactional or bool(step.effects)
+    return not definition.transactional or bool(step.outside)
 
 
 def needs_undo_of_effect(definition: Step) -> bool:
@@ -129,30 +129,48 @@ def _is_blocked(definition: Definition, name: str, outstanding: Sequence[str]) -
     )
 
 
-def _is_exhausted(step: StepState, definition: Step, now: datetime, seed: str) -> bool:
-    track = step.undo
-    if definition.compensation is None:
+def _is_exhausted(state: FoldedSaga, step: Step, now: datetime, seed: str) -> bool:
+    known = state.step(step.name)
+    if step.compensation is None:
         return True
-    if track.open_attempt is not None or track.done or isinstance(track.last, StepWaiting):
+    if known.is_open or known.undo.done or isinstance(known.undo.last, StepWaiting):
         return False
-    budget = definition.undo_retry.max_attempts
-    if track.failed or track.failures >= budget or track.unknowns >= budget:
-        return True
-    if track.crashes >= definition.max_crashes:
-        return True
-    due = not_before(track, definition.undo_retry, seed, definition.name, Direction.COMPENSATE)
-    return track.unsettled and not key_is_young(definition, track, due or now, now)
+    if _is_to_be_asked_about(known, step, now, seed):
+        return ask(state, step, Direction.COMPENSATE, seed) is None
+    return not _may_be_tried(known.undo, step, now, seed)
+
+
+def _may_be_tried(track: Track, step: Step, now: datetime, seed: str) -> bool:
+    """Whether budget and key allow another attempt of the undo."""
+    budget = step.undo_retry.max_attempts
+    if track.failed or max(track.failures, track.unknowns) >= budget:
+        return False
+    if track.crashes >= step.max_crashes:
+        return False
+    due = not_before(track, step.undo_retry, seed, step.name, Direction.COMPENSATE)
+    return not track.unsettled or key_is_young(step, track, due or now, now)
+
+
+def _is_to_be_asked_about(known: StepState, step: Step, now: datetime, seed: str) -> bool:
+    """Whether an undo may have taken effect, and repeating it cannot tell, but its probe can."""
+    if step.undo_probe is None or not known.undo.unsettled:
+        return False
+    return known.undo.is_kept or not _may_be_tried(known.undo, step, now, seed)
 
 
 def _next_undo(state: FoldedSaga, step: Step, now: datetime, seed: str) -> list[Action]:
     known = state.step(step.name)
-    if known.undo.open_attempt is not None:
+    if known.is_open:
         return []
     if isinstance(known.undo.last, StepWaiting):
         child = parked_child(state, known.undo.last)
         if child is not None:
             return [parked_with_its_child(State.FAILED_COMPENSATION, step, child)]
         return [after_waiting(state, step, Direction.COMPENSATE, known.undo.last, now, seed)]
+    if _is_to_be_asked_about(known, step, now, seed):
+        question = ask(state, step, Direction.COMPENSATE, seed)
+        assert question is not None, "else it is exhausted"
+        return [question]
     due = not_before(known.undo, step.undo_retry, seed, step.name, Direction.COMPENSATE)
     return [run(state, step, Direction.COMPENSATE, due)]
 

@@ -23,7 +23,14 @@ from steps.gateways.outages import of_gateway
 from steps.inventory import release_inventory, reserve_inventory
 from steps.payload import CheckoutPayload
 from steps.payment import authorize_payment, capture_payment, refund_payment, void_payment
-from steps.payment_probes import KEY_LIFE, LAG, probe_authorization, probe_capture
+from steps.payment_probes import (
+    KEY_LIFE,
+    LAG,
+    probe_authorization,
+    probe_capture,
+    probe_refund,
+    probe_void,
+)
 from steps.shipment import create_shipment, probe_shipment
 
 __all__ = ["CheckoutPayload", "checkout"]
@@ -73,6 +80,7 @@ checkout = SagaDefinition(
             authorize_payment,
             calls=GATEWAY,
             probe=probe_authorization,
+            undo_probe=probe_void,
             key_life=KEY_LIFE,
             lag=LAG,
             compensation=void_payment,
@@ -94,6 +102,7 @@ checkout = SagaDefinition(
             capture_payment,
             calls=GATEWAY,
             probe=probe_capture,
+            undo_probe=probe_refund,
             key_life=KEY_LIFE,
             lag=LAG,
             compensation=refund_payment,

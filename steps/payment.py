@@ -217,18 +217,23 @@ def _refunded(ctx: Context, reference: str, amount: Money) -> Effect:
                 ),
                 CALL,
             ),
-            lambda: _refund_of(find_payment(ctx, reference=reference), ctx.idempotency_key),
+            lambda: refund_of(find_payment(ctx, reference=reference), ctx.idempotency_key),
         )
     except PaymentStateError as error:
         if error.existing is None or error.existing.status is not ChargeStatus.REFUNDED:
             raise
-        return _refunded_by_others(error.existing)
+        return refunded_by_others(error.existing)
     if refund.status is RefundStatus.FAILED:
         raise Terminal(
             "the refund was accepted and failed later; the money is with us still",
             code="refund_failed",
             details={"reference": refund.reference, "amount_minor": refund.amount.minor},
         )
+    return accepted_refund(refund)
+
+
+def accepted_refund(refund: RefundResult) -> Effect:
+    """Return the effect that a refund is which did not fail."""
     return Effect(
         value={"reference": refund.reference, "status": refund.status},
         reference=refund.reference,
@@ -236,7 +241,8 @@ def _refunded(ctx: Context, reference: str, amount: Money) -> Effect:
     )
 
 
-def _refunded_by_others(payment: ChargeResult) -> Effect:
+def refunded_by_others(payment: ChargeResult) -> Effect:
+    """Return the effect that all refunds of a payment are together, whoever made them."""
     return Effect(
         value={"status": payment.status},
         reference=payment.reference,
@@ -268,13 +274,16 @@ def _gone_before(ctx: Context, error: PaymentStateError) -> Effect | NothingTher
                 "currency": existing.amount.currency,
             },
         ) from error
-    if ctx.effect is None:
-        return NothingThere()
-    released = [_movement("void", existing.amount, existing.reference)]
+    return NothingThere() if ctx.effect is None else released_payment(ctx, existing)
+
+
+def released_payment(ctx: Context, payment: ChargeResult) -> Effect:
+    """Return the effect that a payment is of which nothing is held any more."""
+    was_held = ctx.effect is not None and not ctx.effect.is_open and not payment.captured.minor
     return Effect(
-        value={"status": existing.status},
-        reference=existing.reference,
-        movements=() if existing.captured.minor or ctx.effect.is_open else released,
+        value={"status": payment.status},
+        reference=payment.reference,
+        movements=[_movement("void", payment.amount, payment.reference)] if was_held else (),
     )
 
 
@@ -391,7 +400,8 @@ def _let_go(payment: ChargeResult | None) -> ChargeResult | None:
     return payment if payment and payment.status in gone else None
 
 
-def _refund_of(payment: ChargeResult | None, key: str) -> RefundResult | None:
+def refund_of(payment: ChargeResult | None, key: str) -> RefundResult | None:
+    """Return the refund of the payment that was made under that key, if there is one."""
     return next((each for each in payment.refunds if each.key == key), None) if payment else None
 
 

@@ -1,4 +1,4 @@
-"""Asks the gateway and the carrier whether a step took effect that nobody was told of.
+"""Asks the gateway whether a step, or its undo, took effect when nobody was told.
 
 "It is there" is proof. "It is not there" is only one voice: the engine believes it when it was said
 twice, late enough for everything that was sent to have arrived and to be shown.
@@ -10,15 +10,20 @@ from datetime import timedelta
 from typing import Final
 
 from orchestrator.context import CannotTell, Effect, NotLanded, StepContext
-from steps.gateways.payment import ChargeStatus
+from steps.gateways.payment import ChargeStatus, RefundStatus
 from steps.payload import CheckoutPayload
 from steps.payment import (
+    accepted_refund,
     authorized_reference,
     captured_payment,
     differing_from_the_order,
     find_payment,
+    found_under_our_key,
     held_payment,
     payment_begun,
+    refund_of,
+    refunded_by_others,
+    released_payment,
 )
 
 Context = StepContext[CheckoutPayload]
@@ -28,6 +33,8 @@ KEY_LIFE: Final = timedelta(hours=24)
 
 LAG: Final = timedelta(minutes=1)
 """How long their lookups may not show a payment that was just made."""
+
+_RELEASED: Final = frozenset({ChargeStatus.VOIDED, ChargeStatus.EXPIRED, ChargeStatus.REFUNDED})
 
 
 def probe_authorization(ctx: Context) -> Effect | NotLanded | CannotTell:
@@ -56,3 +63,29 @@ def probe_capture(ctx: Context) -> Effect | NotLanded | CannotTell:
     if payment.status is ChargeStatus.AUTHORIZED:
         return NotLanded("held, not captured")
     return CannotTell(f"{reference} is {payment.status}, captured {payment.captured}")
+
+
+def probe_void(ctx: Context) -> Effect | NotLanded | CannotTell:
+    """Tell whether nothing is held any more of what the void was for."""
+    reference = ctx.effect.reference if ctx.effect is not None else None
+    payment = find_payment(ctx, reference=reference) if reference else found_under_our_key(ctx)
+    if payment is None:
+        return CannotTell("the payment is not found")
+    if payment.status in _RELEASED:
+        return released_payment(ctx, payment)
+    return NotLanded(f"{payment.reference} is {payment.status}")
+
+
+def probe_refund(ctx: Context) -> Effect | NotLanded | CannotTell:
+    """Tell whether the refund of that key was accepted, or all was given back by others."""
+    reference = ctx.effect.reference if ctx.effect is not None else None
+    reference = reference or authorized_reference(ctx)
+    payment = find_payment(ctx, reference=reference)
+    if payment is None:
+        return CannotTell(f"{reference} is not found")
+    refund = refund_of(payment, ctx.idempotency_key)
+    if refund is not None and refund.status is not RefundStatus.FAILED:
+        return accepted_refund(refund)
+    if payment.status is ChargeStatus.REFUNDED:
+        return refunded_by_others(payment)
+    return NotLanded(f"{reference}: {payment.captured} taken, {payment.refunded} given back")

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from orchestrator.actions import RunStep
 from orchestrator.definition import Retry, SagaDefinition, Step, step
 from orchestrator.entries import (
+    PROBES,
     CancelRequested,
     Direction,
     EffectReported,
@@ -40,7 +41,8 @@ from orchestrator.state_machine import Decision, decide
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 FORWARD, COMPENSATE, PROBE = Direction.FORWARD, Direction.COMPENSATE, Direction.PROBE
-_VERBS = {FORWARD: "", COMPENSATE: "undo ", PROBE: "probe "}
+PROBE_UNDO = Direction.PROBE_UNDO
+_VERBS = {FORWARD: "", COMPENSATE: "undo ", PROBE: "probe ", PROBE_UNDO: "probe undo "}
 QUICK = Retry(max_attempts=3, base=timedelta(milliseconds=1), cap=timedelta(seconds=1))
 
 
@@ -135,8 +137,8 @@ class History:
     ) -> Self:
         """Let each step, claimed if it was not, end well."""
         for name in names:
-            if direction == PROBE:
-                self.probed(name, landed=True, reference=reference)
+            if direction in PROBES:
+                self.probed(name, Direction(direction), landed=True, reference=reference)
                 continue
             self._ends(
                 name,
@@ -180,14 +182,23 @@ class History:
         return self.fails(name, direction, terminal=True, decisive=True)
 
     def unknown(
-        self, name: str, direction: str = FORWARD, reason: UnknownReason = UnknownReason.RAISED
+        self,
+        name: str,
+        direction: str = FORWARD,
+        reason: UnknownReason = UnknownReason.RAISED,
+        *,
+        is_kept: bool = False,
     ) -> Self:
-        """Let an attempt end with nobody knowing what it did."""
+        """Let an attempt end with nobody knowing what it did; an answer may be kept for its key."""
         return self._ends(
             name,
             direction,
             lambda number: StepUnknown(
-                step=name, direction=direction, attempt=number, reason=reason
+                step=name,
+                direction=direction,
+                attempt=number,
+                reason=reason,
+                is_kept=is_kept,
             ),
         )
 
@@ -229,13 +240,20 @@ class History:
             ),
         )
 
-    def probed(self, name: str, *, landed: bool | None, reference: str | None = None) -> Self:
+    def probed(
+        self,
+        name: str,
+        direction: Direction = PROBE,
+        *,
+        landed: bool | None,
+        reference: str | None = None,
+    ) -> Self:
         """Let a probe, claimed if it was not, be answered."""
         return self._ends(
             name,
-            PROBE,
+            direction,
             lambda number: StepProbed(
-                step=name, direction=PROBE, attempt=number, landed=landed, reference=reference
+                step=name, direction=direction, attempt=number, landed=landed, reference=reference
             ),
         )
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from orchestrator.definition import NAME
 from orchestrator.doorbell import Ring
-from orchestrator.entries import Direction
+from orchestrator.entries import PROBES, Direction
 from orchestrator.storage.rows import AttemptId
 from workers.hand_off import task_name
 
@@ -39,7 +39,7 @@ def address_of(task: object, queue: object) -> Address | None:
     """
     definition, _, rest = str(task).partition(".")
     step, _, direction = rest.partition(".")
-    if direction not in ("", Direction.COMPENSATE, Direction.PROBE):
+    if direction not in ("", Direction.COMPENSATE, *PROBES):
         return None
     if not (NAME.fullmatch(definition) and NAME.fullmatch(step)):
         return None

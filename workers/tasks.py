@@ -65,6 +65,8 @@ def _directions(step: Step) -> Iterable[Direction]:
         yield Direction.COMPENSATE
     if step.probe is not None:
         yield Direction.PROBE
+    if step.undo_probe is not None:
+        yield Direction.PROBE_UNDO
 
 
 def _register_step(app: Celery, address: Address, runtime: Callable[[], Runtime]) -> None:

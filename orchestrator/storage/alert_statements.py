@@ -164,7 +164,7 @@ RETURNING {_COLUMNS}
 MAY_BE_UNSETTLED = """
 WITH tried AS MATERIALIZED (
     SELECT DISTINCT t.saga_id FROM amends.attempt t
-    WHERE (t.number > 1 OR t.direction = 'probe') AND t.saga_id > %(after)s
+    WHERE (t.number > 1 OR t.direction IN ('probe', 'probe_undo')) AND t.saga_id > %(after)s
     ORDER BY t.saga_id LIMIT %(limit)s
 )
 SELECT tried.saga_id, EXISTS (SELECT FROM amends.saga s

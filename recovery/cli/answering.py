@@ -29,7 +29,7 @@ def probe_command(
     step: str,
     take_back: bool,
 ) -> None:
-    """Have the other side asked now whether a step took effect.
+    """Have the other side asked now whether a step, or its undo, took effect.
 
     For a parked saga of whose step nobody knows, if the step has a probe. What is answered settles
     the step, and the saga goes on.

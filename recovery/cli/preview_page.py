@@ -83,8 +83,16 @@ def _next(preview: Preview) -> list[str]:
     return lines
 
 
+_ATTEMPTS = {
+    "forward": "",
+    "compensate": "undo of ",
+    "probe": "probe of ",
+    "probe_undo": "probe of the undo of ",
+}
+
+
 def _attempt(run: RunStep) -> str:
-    what = {"forward": "", "compensate": "undo of ", "probe": "probe of "}[run.direction]
+    what = _ATTEMPTS[run.direction]
     when = "" if run.not_before is None else f", not before {instant(run.not_before)}"
     return f"{what}{run.step}, attempt {run.attempt}{when}"
 

@@ -73,6 +73,8 @@ class Account:
                 self.started, self.started_at = entry.attempt, seq
             case Direction.COMPENSATE:
                 self.undo_began = seq
+            case Direction.PROBE_UNDO:
+                pass
             case _:
                 self.asked = 1 + len(self.settled)
 
@@ -188,7 +190,7 @@ def _accounts(entries: Iterable[Recorded]) -> dict[str, Account]:
             case (
                 LateOutcomeRecorded(direction=Direction.FORWARD, outcome="succeeded")
                 | StepSettled(direction=Direction.FORWARD, landed=True)
-                | StepProbed(landed=True)
+                | StepProbed(direction=Direction.PROBE, landed=True)
                 | EffectReported()
             ) as told:
                 of(told.step).landed(recorded.seq, told)
@@ -198,6 +200,8 @@ def _accounts(entries: Iterable[Recorded]) -> dict[str, Account]:
                 of(step).undone(said_so=undo.undone is not False, reference=undo.reference)
             case StepSettled(direction=Direction.COMPENSATE, landed=True, step=step) as settled:
                 of(step).undone(said_so=True, reference=settled.reference or settled.by)
+            case StepProbed(direction=Direction.PROBE_UNDO, landed=True, step=step) as found:
+                of(step).undone(said_so=True, reference=found.reference)
             case UndoFailed(step=step, reference=named):
                 of(step).undo_failed(named)
             case StepSkipped(direction=Direction.COMPENSATE, step=step):

@@ -137,14 +137,15 @@ def _hurried(case: Case, verb: Retry, by: By) -> Plan:
 def _probe(case: Case, verb: Probe, by: By) -> Plan:
     step, known = case.step(verb.step)
     check_not_ended(case)
-    if step.probe is None:
+    is_undo = case.direction is Direction.COMPENSATE
+    if (step.undo_probe if is_undo else step.probe) is None:
         raise RefusedError(
             case.saga,
-            f"{step.name} has no probe; ask the other side, then `amends mark-done` or "
+            f"{named(case, step)} has no probe; ask the other side, then `amends mark-done` or "
             "`amends mark-not-done`",
         )
-    if not known.forward.unsettled:
-        raise RefusedError(case.saga, f"it is known what became of {step.name}")
+    if not known.track(case.direction).unsettled:
+        raise RefusedError(case.saga, f"it is known what became of {named(case, step)}")
     if not case.is_parked:
         raise RefusedError(
             case.saga, "it is not parked and settles that itself; `amends retry` hurries it"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from orchestrator.entries import Direction, SagaParked, StepWaiting
+from orchestrator.entries import Direction, SagaParked, StepFailed, StepWaiting
 from orchestrator.going_forward import parked_child
 from recovery.operator.cases import Case
 from recovery.operator.conditions import pending_undo
@@ -84,23 +84,27 @@ def _candidates(case: Case) -> Iterator[tuple[Verb | str, str]]:
         return
     match parked.reason:
         case "unknown" | "poison":
-            yield from _of_an_unknown(parked)
+            yield from _of_an_unknown(case, parked)
         case "compensation_exhausted":
             yield from _of_an_undo(case, parked)
         case "child_parked":
             yield from _of_a_child(case, parked)
         case "failed_after_pivot":
-            yield from _of_a_failure(parked)
+            yield from _of_a_failure(case, parked)
         case _:
             yield from _of_what_is_pending(case)
             yield Retry(), "look again whether it may end"
     yield Resolve(), "close it as it stands: the matter was settled by hand"
 
 
-def _of_an_unknown(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
+def _of_an_unknown(case: Case, parked: SagaParked) -> Iterator[tuple[Verb, str]]:
+    """Where the other side keeps its failure for the key, repeating it tells nothing."""
     for step in parked.steps:
+        repeat = Retry(), f"repeat {step} under the same key: the answer is the truth"
+        is_kept = case.state.step(step).forward.is_kept
         yield Probe(step=step), f"have the other side asked what became of {step}"
-        yield Retry(), f"repeat {step} under the same key: the answer is the truth"
+        if not is_kept:
+            yield repeat
         yield MarkDone(step=step, reference=REFERENCE), f"{step} took effect: you asked and saw it"
         not_done = f"{step} did not take effect and never will"
         yield MarkNotDone(step=step), f"{not_done}: it is tried under a new key"
@@ -108,13 +112,22 @@ def _of_an_unknown(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
             MarkNotDone(step=step, take_back=True),
             f"{not_done}, and the saga is taken back",
         )
+        if is_kept:
+            yield repeat
 
 
 def _of_an_undo(case: Case, parked: SagaParked) -> Iterator[tuple[Verb, str]]:
-    """A step that another outstanding one's undo undoes too needs no answer of its own."""
+    """A step that another outstanding one's undo undoes too needs no answer of its own.
+
+    Another try comes last where it would only be told the same: of a refusal, or of an answer that
+    the other side keeps for the key.
+    """
     retry = Retry(), f"try again to undo {', '.join(parked.steps)}"
-    is_refused = all(case.state.step(each).undo.failed for each in parked.steps)
-    if not is_refused:
+    undos = [case.state.step(each).undo for each in parked.steps]
+    is_told_the_same = all(each.failed or each.is_kept for each in undos)
+    for step in parked.steps:
+        yield Probe(step=step), f"have the other side asked whether {step} was undone"
+    if not is_told_the_same:
         yield retry
     for step in parked.steps:
         if case.definition.step(step).undone_by in parked.steps:
@@ -128,7 +141,7 @@ def _of_an_undo(case: Case, parked: SagaParked) -> Iterator[tuple[Verb, str]]:
             f"{step} is not undone and what was sent never will: it is undone under a new key",
         )
         yield Skip(step=step), f"{step} need not be undone"
-    if is_refused:
+    if is_told_the_same:
         yield retry
 
 
@@ -146,10 +159,17 @@ def _of_what_is_pending(case: Case) -> Iterator[tuple[Verb, str]]:
             )
 
 
-def _of_a_failure(parked: SagaParked) -> Iterator[tuple[Verb, str]]:
-    yield Retry(), f"try {', '.join(parked.steps)} again"
+def _of_a_failure(case: Case, parked: SagaParked) -> Iterator[tuple[Verb, str]]:
+    """A refusal that was given for the key is given again: a new key is what can help."""
+    retry = Retry(), f"try {', '.join(parked.steps)} again"
+    ends = [case.state.step(each).forward.last for each in parked.steps]
+    is_told_the_same = any(isinstance(each, StepFailed) and each.decisive for each in ends)
+    if not is_told_the_same:
+        yield retry
     for step in parked.steps:
         yield MarkNotDone(step=step), f"try {step} under a new key: the old one is refused for good"
+        if is_told_the_same:
+            yield retry
         yield MarkDone(step=step, reference=REFERENCE), f"{step} was done by other means"
         yield Skip(step=step), f"{step} is not needed"
 

@@ -24,7 +24,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """Have the workers ask the other side whether the step took effect."""
+    """Have the workers ask the other side whether the step, or its undo, took effect."""
 
     name: ClassVar[str] = "probe"
     step: str

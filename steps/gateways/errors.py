@@ -129,7 +129,7 @@ class GatewayServerError(PaymentError, OutcomeUnknown):
         details: Mapping[str, object] | None = None,
         is_replayed: bool = False,
     ) -> None:
-        super().__init__(message, code=code, details=details)
+        super().__init__(message, code=code, details=details, is_kept=is_replayed)
         self.is_replayed = is_replayed
 
 

@@ -25,6 +25,7 @@ from orchestrator.entries import (
     Direction,
     MovementSettled,
     Recorded,
+    StepProbed,
     StepSettled,
     StepSucceeded,
     StepWaiting,
@@ -198,8 +199,9 @@ def _told_of(log: Sequence[Recorded]) -> set[str]:
         match each.entry:
             case UndoFailed(reference=reference) | MovementSettled(reference=reference):
                 told.add(reference)
-            case StepSucceeded() | StepSettled() as entry if (
-                entry.direction == Direction.COMPENSATE
+            case StepSucceeded() | StepSettled() | StepProbed() as entry if entry.direction in (
+                Direction.COMPENSATE,
+                Direction.PROBE_UNDO,
             ):
                 told.add(entry.reference)
                 told.update(moved.get("reference") for moved in entry.movements or ())

@@ -25,9 +25,18 @@ from orchestrator.context import (
     StepContext,
 )
 from orchestrator.coordinator import Coordinator
+from orchestrator.definition import Retry, SagaDefinition
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
-from orchestrator.entries import StepFailed, StepStarted, StepSucceeded, StepWaiting, UndoSkipped
+from orchestrator.entries import (
+    StepFailed,
+    StepProbed,
+    StepSettled,
+    StepStarted,
+    StepSucceeded,
+    StepWaiting,
+    UndoSkipped,
+)
 from orchestrator.errors import OutcomeUnknown, Retriable, Terminal, Wait
 from orchestrator.keys import forward_key, undo_key
 from orchestrator.state import RecordedEffect, State
@@ -800,12 +809,13 @@ def catalogue(engine: sqlalchemy.Engine) -> list[list[Any]]:
 class Shop:
     """A client and one worker in this process; every look finds what is due, as a sweep does."""
 
+    definition: SagaDefinition[Any]
     client: SagaClient
     coordinator: Coordinator
 
     def run(self, order: Order, *, until: State | None = None, **changes: Any) -> UUID:
         """Start the order's checkout and return its id once it has ended, or is in that state."""
-        saga_id = self.client.start(checkout, order.payload(**changes), key=order.id).id
+        saga_id = self.client.start(self.definition, order.payload(**changes), key=order.id).id
         self.ends(saga_id, until=until)
         return saga_id
 
@@ -843,11 +853,18 @@ class Shop:
 
 @pytest.fixture
 def shop(engine: sqlalchemy.Engine, resources: Resources) -> Shop:
+    return selling(checkout, engine, resources)
+
+
+def selling(
+    definition: SagaDefinition[Any], engine: sqlalchemy.Engine, resources: Resources
+) -> Shop:
     return Shop(
-        client=SagaClient(engine, definitions=Definitions([checkout])),
+        definition=definition,
+        client=SagaClient(engine, definitions=Definitions([definition])),
         coordinator=Coordinator(
             database=Database(engine),
-            definitions=Definitions([checkout]),
+            definitions=Definitions([definition]),
             doorbell=SilentDoorbell(),
             owner=lambda: "this process",
             resources=resources,
@@ -1087,3 +1104,66 @@ def test_twenty_orders_of_ten_units_sell_ten(
     with engine.connect() as connection:
         (level,) = [each for each in stock.levels(connection) if each.sku == sku]
     assert (level.on_hand, level.reserved) == (0, 0)
+
+
+# Undos of unknown outcome, in a checkout that is as patient as a test can be.
+
+QUICK = Retry(max_attempts=4, base=timedelta(milliseconds=10), cap=timedelta(milliseconds=40))
+
+
+@pytest.fixture
+def hasty(engine: sqlalchemy.Engine, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setattr("steps.payment.CALL", timedelta(seconds=0.5))
+    steps = [
+        replace(
+            each,
+            timeout=timedelta(seconds=1.2),
+            lag=timedelta(seconds=0.1),
+            undo_retry=QUICK,
+            probe_retry=replace(QUICK, max_attempts=20),
+        )
+        if each.probe
+        else each
+        for each in checkout.steps
+    ]
+    return selling(replace(checkout, version=9, steps=steps), engine, resources)
+
+
+def taken_back(shop: Shop, order: Order, operation: str) -> UUID:
+    """Run an order whose money is taken back, by that operation."""
+    if operation == "refund":
+        order.goes_wrong("refuse", "ship")
+    card = "tok_ok" if operation == "refund" else "tok_cvv_mismatch"
+    return shop.run(order, payment_method=card)
+
+
+@pytest.mark.parametrize("lands", [False, True], ids=["nothing was done", "it was done"])
+@pytest.mark.parametrize("operation", ["void", "refund"])
+def test_an_undo_whose_failure_the_gateway_keeps_is_settled_without_a_person(
+    hasty: Shop, order: Order, operation: str, lands: bool
+) -> None:
+    order.goes_wrong("stored_500", operation, lands=lands)
+    saga_id = taken_back(hasty, order, operation)
+
+    assert hasty.state(saga_id) is State.COMPENSATED
+    assert is_untouched(order)
+    settled = [each.direction for each in hasty.entries(saga_id, StepSettled)]
+    asked = hasty.entries(saga_id, StepProbed)
+    assert settled == ([] if lands else ["compensate"])
+    assert bool(asked) is not lands  # what was done is found by the undo itself
+    begun = [e for e in hasty.entries(saga_id, StepStarted) if e.direction == "compensate"]
+    assert len([e for e in begun if e.step != "reserve_inventory"]) == (2 if lands else 3)
+
+
+@pytest.mark.parametrize("operation", ["void", "refund"])
+def test_an_undo_that_was_done_while_its_answers_are_lost_is_found(
+    hasty: Shop, order: Order, operation: str
+) -> None:
+    order.goes_wrong("drop_after", operation, times=None)
+    saga_id = taken_back(hasty, order, operation)
+
+    assert hasty.state(saga_id) is State.COMPENSATED
+    assert is_untouched(order)
+    [found] = hasty.entries(saga_id, StepProbed)
+    assert (found.direction, found.landed) == ("probe_undo", True)
+    assert [each["kind"] for each in found.movements] == [operation]

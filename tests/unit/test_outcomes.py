@@ -25,7 +25,7 @@ from orchestrator.entries import (
 )
 from orchestrator.errors import OutcomeUnknown, PayloadError, Retriable, Terminal, Wait
 from orchestrator.instrumentation import observed
-from tests.histories import COMPENSATE, FORWARD, Order, doing
+from tests.histories import COMPENSATE, FORWARD, PROBE, Order, doing
 
 PAY = doing("pay")
 ROWS = doing("rows", transactional=True)
@@ -147,7 +147,7 @@ def test_no_card_number_of_an_error_is_kept_and_none_is_cut_in_two() -> None:
 
 
 def test_no_card_number_of_a_probes_answer_is_kept() -> None:
-    kept = outcomes.probed(PAY, 1, NotLanded(why=f"no payment with {CARD}"))
+    kept = outcomes.probed(PAY, PROBE, 1, NotLanded(why=f"no payment with {CARD}"))
 
     assert kept.why == f"no payment with {HIDDEN}"
 

@@ -11,8 +11,10 @@ import pytest
 from orchestrator.entries import StepSucceeded
 from orchestrator.state import State
 from recovery.cli.program import amends
+from recovery.operator.deciding import decided
 from recovery.operator.recommending import Advice, recommended
-from tests.histories import COMPENSATE, PROBE, History, doing, nothing, saga
+from recovery.operator.verbs import By, Probe
+from tests.histories import COMPENSATE, PROBE, PROBE_UNDO, History, doing, nothing, saga
 from tests.operators import SAGA_ID, case_of
 
 SHIP = doing("ship", pivot=True)
@@ -67,6 +69,39 @@ def test_an_unknown_that_can_be_asked_about_is_asked_about_first() -> None:
     assert advised(unknown(ASKABLE))[0] == "probe"
 
 
+def kept(definition: object) -> History:
+    """An undo whose failure the other side keeps for the key."""
+    history = History(definition).succeeds("reserve", "pay").declined("ship")  # type: ignore[arg-type]
+    while history.visible is State.COMPENSATING:
+        run = history.decision.runs[0]
+        if run.direction == PROBE_UNDO:
+            history.probed("pay", PROBE_UNDO, landed=None)
+        elif run.step == "reserve":
+            history.undoes("reserve")
+        else:
+            history.unknown("pay", COMPENSATE, is_kept=True)
+    return history.later(hours=1)
+
+
+def test_an_undo_whose_answer_is_kept_is_not_repeated_first() -> None:
+    assert advised(kept(SHOP)) == ["mark-done", "mark-not-done", "skip", "retry", "resolve"]
+
+
+def test_an_undo_that_can_be_asked_about_is_asked_about_first() -> None:
+    history = kept(saga(doing("reserve"), doing("pay", undo_probe=nothing), SHIP))
+    assert advised(history)[0] == "probe"
+    plan = decided(case_of(history), Probe(step="pay"), By(actor="ada", reason="it is back"))
+    assert plan.decision is not None
+    assert [run.direction for run in plan.decision.runs] == [PROBE_UNDO]
+
+
+def test_a_step_whose_answer_is_kept_is_not_repeated_first() -> None:
+    history = History(SHOP).succeeds("reserve")
+    while history.visible is not State.STUCK:
+        history.unknown("pay", is_kept=True)
+    assert advised(history.later(hours=1))[0] == "mark-done"
+
+
 def test_an_undo_is_tried_again_or_done_by_hand() -> None:
     history = History(SHOP).succeeds("reserve", "pay").declined("ship")
     for _ in range(3):
@@ -95,6 +130,11 @@ def test_an_undo_that_owes_money_is_not_to_be_skipped() -> None:
 
 def test_a_failure_past_the_pivot_is_tried_again_done_by_hand_or_skipped() -> None:
     history = History(LONG).succeeds("pay", "ship").declined("mail").later(hours=1)
+    assert advised(history) == ["mark-not-done", "retry", "mark-done", "skip", "resolve"]
+
+
+def test_a_failure_past_the_pivot_that_was_not_given_for_the_key_is_tried_again_first() -> None:
+    history = History(LONG).succeeds("pay", "ship").fails("mail", terminal=True).later(hours=1)
     assert advised(history) == ["retry", "mark-not-done", "mark-done", "skip", "resolve"]
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from orchestrator.definition import Kind, Lock, SagaDefinition, Step
 from orchestrator.entries import (
+    PROBES,
+    UNDOING,
     Direction,
     EffectReported,
     LateOutcomeRecorded,
@@ -23,7 +25,7 @@ from orchestrator.entries import (
 from orchestrator.state import PARKED, TERMINAL, State
 from orchestrator.state_machine import decide
 from tests.chaos.sizes import sizes
-from tests.histories import COMPENSATE, FORWARD, PROBE, History, doing, nothing, saga
+from tests.histories import COMPENSATE, FORWARD, History, doing, nothing, saga
 
 MAX_EVENTS = 400
 
@@ -52,6 +54,8 @@ def definitions(draw: st.DrawFn) -> SagaDefinition[Any]:
         if not {"transactional", "read_only"} & set(options) and draw(st.booleans()):
             options |= {"probe": nothing, "lag": timedelta(seconds=draw(st.integers(0, 2)))}
             options["key_life"] = draw(st.sampled_from([None, timedelta(0), timedelta(seconds=4)]))
+            if not {"pivot", "retriable", "no_compensation"} & set(options):
+                options["undo_probe"] = nothing
         if draw(st.integers(0, 4)) == 0:
             options["when"] = lambda order: order.gift
         if branching and number > 0:
@@ -157,12 +161,12 @@ class Simulation:
         self.history.claims(name, direction)
 
     def succeeds(self, name: str, direction: str, reference: str | None = None) -> None:
-        if direction == COMPENSATE and (given := self.given[name]) is not None:
+        if direction in UNDOING and (given := self.given[name]) is not None:
             self.undone_outside.add((name, given))
         self.history.succeeds(name, direction=direction, reference=reference)
 
     def undo_fails(self, name: str, reference: str) -> None:
-        for each in self.history.state.step(name).effects:
+        for each in self.history.state.step(name).outside:
             if each.covered and reference in (each.reference, each.undo_reference):
                 self.undone_outside.discard((name, each.seq))
         self.history.undo_failed(name, reference)
@@ -196,8 +200,8 @@ class Simulation:
         history = self.history
         attempt = history.state.step(name).track(direction).open_attempt
         definition = history.definition.step(name)
-        if direction == PROBE:
-            self.ends_probe(name)
+        if direction in PROBES:
+            self.ends_probe(name, Direction(direction))
             return
         ending = self.draw(st.sampled_from(_endings(definition, direction)))
         match ending:
@@ -218,6 +222,8 @@ class Simulation:
                 history.fails(name, direction, crashed=True, spends_budget=False)
             case "unknown":
                 history.unknown(name, direction)
+            case "kept":
+                history.unknown(name, direction, is_kept=True)
             case "crashes":
                 history.crashes(name, direction)
             case "drained":
@@ -227,28 +233,28 @@ class Simulation:
             case "waits":
                 seconds = self.draw(st.sampled_from([0.0, 1.0]))
                 signal = self.draw(st.sampled_from(["answer", None]))
-                history.waits(name, signal, direction, seconds=seconds)
+                begun = self.draw(st.sampled_from([None, "w1"]))
+                history.waits(name, signal, direction, seconds=seconds, reference=begun)
             case unheard_of:
                 raise AssertionError(unheard_of)
-        if direction == FORWARD and ending in ("unknown", "crashes", "drained"):
+        if direction == FORWARD and ending in ("unknown", "kept", "crashes", "drained"):
             assert attempt is not None
             self.given_up.append((name, attempt))
 
-    def ends_probe(self, name: str) -> None:
+    def ends_probe(self, name: str, direction: Direction) -> None:
         history = self.history
         match self.draw(st.sampled_from(["found", "denied", "denied", "fails", "died", "hm"])):
             case "found":
-                history.probed(
-                    name, landed=True, reference=self.draw(st.sampled_from([None, "r1"]))
-                )
+                reference = self.draw(st.sampled_from([None, "r1"]))
+                self.succeeds(name, direction, reference)
             case "denied":
-                history.probed(name, landed=False)
+                history.probed(name, direction, landed=False)
             case "hm":
-                history.probed(name, landed=None)
+                history.probed(name, direction, landed=None)
             case "fails":
-                history.fails(name, PROBE)
+                history.fails(name, direction)
             case "died":
-                history.fails(name, PROBE, crashed=True, spends_budget=False)
+                history.fails(name, direction, crashed=True, spends_budget=False)
             case unheard_of:
                 raise AssertionError(unheard_of)
 
@@ -257,7 +263,7 @@ class Simulation:
         return [
             (name, each.reference)
             for name, step in self.history.state.steps.items()
-            for each in step.effects
+            for each in step.outside
             if each.covered and each.reference is not None and step.undone_by is None
         ]
 
@@ -337,7 +343,7 @@ class Simulation:
     def check_covered(self) -> None:
         """What the log takes for undone was undone, and did not prove undone since."""
         for name, step in self.history.state.steps.items():
-            for each in step.effects:
+            for each in step.outside:
                 is_undone = (name, each.seq) in self.undone_outside
                 assert is_undone or not each.covered, f"{each} of {name} was never undone"
 
@@ -348,7 +354,7 @@ def _endings(definition: Step, direction: str) -> list[str]:
     if definition.transactional or definition.read_only:
         endings.append("died")
     else:
-        endings += ["unknown", "crashes", "drained"]
+        endings += ["unknown", "kept", "crashes", "drained"]
     if direction == COMPENSATE:
         endings.append("nothing")
     return endings

@@ -51,7 +51,7 @@ class AttemptView(BaseModel):
     """A try that runs, or is scheduled."""
 
     step: str
-    direction: str = Field(examples=["forward", "compensate", "probe"])
+    direction: str = Field(examples=["forward", "compensate", "probe", "probe_undo"])
     number: int
     due_at: datetime
     is_running: bool

@@ -100,8 +100,8 @@ WITH sagas AS MATERIALIZED (
     SELECT id, key FROM candidate WHERE place > %(after)s AND place <= %(upto)s
 ), told AS (
     SELECT l.saga_id, l.seq, l.recorded_at, l.data->>'step' AS step,
-        l.kind IN ('StepSucceeded', 'StepSettled') AND l.data->>'direction' = 'compensate'
-            AS is_undo,
+        l.kind IN ('StepSucceeded', 'StepSettled', 'StepProbed')
+            AND l.data->>'direction' IN ('compensate', 'probe_undo') AS is_undo,
         m.value->>'kind' AS kind, m.value->>'currency' AS currency,
         m.value->>'reference' AS reference, (m.value->>'amount_minor')::numeric AS amount_minor,
         coalesce(m.value->>'reference', m.ordinality::text) AS name,
