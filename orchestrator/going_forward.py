@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator.actions import (
     Action,
     AwaitLock,
+    AwaitSignal,
     Complete,
     Park,
     RefuseCancel,
@@ -192,8 +193,12 @@ def _failed_past_the_pivot(step: Step, track: Track) -> Park:
 
 
 def park_last(state: FoldedSaga, actions: Sequence[Action]) -> tuple[Action, ...]:
-    """Park only when nothing else of the saga can move or is moving."""
+    """Park only when nothing else of the saga can run or is running.
+
+    A wait is no reason to put a question off: it may take weeks. What it waits for is kept meanwhile,
+    and the step goes on with it when the question is answered.
+    """
     moving = [each for each in actions if not isinstance(each, Park)]
-    if moving or state.is_open:
-        return tuple(moving)
-    return tuple(actions[:1])
+    questions = [each for each in actions if isinstance(each, Park)]
+    runs = state.is_open or any(not isinstance(each, AwaitSignal) for each in moving)
+    return tuple(moving if runs or not questions else questions[:1])

@@ -59,10 +59,10 @@ def unwinding(
         else:
             pending.add(each.name)
             actions.extend(_next_undo(state, each, now, seed))
-    if pending:
-        return park_last(state, actions)
     if outstanding:
-        return (_failed_compensation(outstanding),)
+        actions.append(_failed_compensation(outstanding))
+    if pending or outstanding:
+        return park_last(state, actions)
     end = Complete() if state.undoes_second_effects_only else Compensated()
     return (ending(definition, state, now, end),)
 

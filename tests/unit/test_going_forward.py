@@ -18,7 +18,7 @@ from orchestrator.entries import (
     UnwindingStarted,
 )
 from orchestrator.state import State
-from tests.histories import FORWARD, History, doing, saga
+from tests.histories import COMPENSATE, FORWARD, History, doing, saga
 
 RESERVE, PAY, SHIP = doing("reserve"), doing("pay"), doing("ship", pivot=True)
 MAIL = doing("mail", retriable=True)
@@ -205,3 +205,47 @@ def test_a_parked_child_does_not_hold_up_another_branch() -> None:
 def test_a_failed_branch_takes_back_what_waits_for_a_parked_child() -> None:
     history = told(with_child(History(BESIDE)), "stuck").declined("invoice")
     assert history.wants == ["undo invoice#1", "undo parcel#1"]
+
+
+# -- a question beside a wait ----------------------------------------------------------------------
+
+BRANCHES = saga(doing("pay"), doing("approve", after=[]), doing("ship", after=["pay", "approve"]))
+
+
+def unknown_beside_a_wait() -> History:
+    history = History(BRANCHES).waits("approve", "approved", days=14)
+    return history.unknown("pay").unknown("pay").unknown("pay")
+
+
+def test_an_unknown_with_nothing_left_to_try_asks_at_once_beside_a_long_wait() -> None:
+    history = unknown_beside_a_wait()
+    assert history.visible is State.STUCK
+    assert history.state.parked is not None
+    assert history.state.parked.steps == ["pay"]
+
+
+def test_a_saga_that_asks_beside_a_wait_hears_its_signal_and_goes_on_when_answered() -> None:
+    history = unknown_beside_a_wait().hears("approved", {"by": "ada"})
+    assert (history.wants, history.visible) == ([], State.STUCK)
+    assert history.reported("pay", "p-1").wants == ["approve#2"]
+    history.claims("approve")
+    heard = history.state.step("approve").signal
+    assert heard is not None
+    assert heard.payload == {"by": "ada"}
+
+
+def test_a_question_waits_for_what_still_runs() -> None:
+    history = History(BRANCHES).claims("approve").unknown("pay").unknown("pay").unknown("pay")
+    assert history.visible is State.RUNNING
+    assert history.fails("approve").wants == ["approve#2"]
+    assert history.waits("approve", "approved", days=14).visible is State.STUCK
+
+
+def test_an_undo_that_is_exhausted_asks_at_once_beside_one_that_waits() -> None:
+    history = History(BRANCHES).succeeds("pay", "approve").cancelled()
+    history.waits("approve", "withdrawn", COMPENSATE, days=14).declined("pay", COMPENSATE)
+    assert history.visible is State.FAILED_COMPENSATION
+    assert history.state.parked is not None
+    assert history.state.parked.steps == ["pay"]
+    history.unparked("pay").undoes("pay").hears("withdrawn").undoes("approve")
+    assert history.visible is State.COMPENSATED
