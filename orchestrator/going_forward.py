@@ -195,8 +195,8 @@ def _failed_past_the_pivot(step: Step, track: Track) -> Park:
 def park_last(state: FoldedSaga, actions: Sequence[Action]) -> tuple[Action, ...]:
     """Park only when nothing else of the saga can run or is running.
 
-    A wait is no reason to put a question off: it may take weeks. What it waits for is kept meanwhile,
-    and the step goes on with it when the question is answered.
+    A wait is no reason to put a question off: it may take weeks. What it waits for is kept
+    meanwhile, and the step goes on with it when the question is answered.
     """
     moving = [each for each in actions if not isinstance(each, Park)]
     questions = [each for each in actions if isinstance(each, Park)]
