@@ -108,6 +108,13 @@ class Compensated:
     """Everything is undone: end the saga."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseByWord:
+    """End the saga as resolved: what `persons` said of it was never looked up."""
+
+    persons: tuple[str, ...]
+
+
 Action = (
     RunStep
     | AwaitSignal
@@ -121,4 +128,5 @@ Action = (
     | Unpark
     | Complete
     | Compensated
+    | CloseByWord
 )

@@ -67,13 +67,19 @@ class Moved:
     is_pending: bool = False
 
 
-def movements(entries: Iterable[Recorded]) -> list[Moved]:
-    """Return every movement of a log, once, in the order in which it was first told of."""
+def movements(entries: Iterable[Recorded], *, words: bool = False) -> list[Moved]:
+    """Return every movement of a log, once, in the order in which it was first told of.
+
+    Args:
+        words: also those that nobody could look up, which two persons vouch for.
+    """
     moved: dict[Name, Moved] = {}
     effects = _Effects()
     for recorded in entries:
         effects.hear(recorded.entry)
         match recorded.entry:
+            case StepSettled(unverified=True) | MovementSettled(unverified=True) if not words:
+                continue
             case UndoFailed() as failed:
                 _take_back(moved, failed)
             case MovementSettled(reference=reference):
@@ -88,10 +94,10 @@ def movements(entries: Iterable[Recorded]) -> list[Moved]:
     return list(moved.values())
 
 
-def books(entries: Iterable[Recorded]) -> Mapping[str, Balance]:
-    """Return what a log moved, by currency."""
+def books(entries: Iterable[Recorded], *, words: bool = False) -> Mapping[str, Balance]:
+    """Return what a log moved, by currency; `words` as of `movements`."""
     found: dict[str, Balance] = {}
-    for each in movements(entries):
+    for each in movements(entries, words=words):
         balance = found.get(each.currency, Balance())
         found[each.currency] = _with(balance, each)
     return found

@@ -69,7 +69,7 @@ class NothingThere:
 
 @dataclass(frozen=True, slots=True)
 class NotLanded:
-    """An answer of probes and compensations: the other side was asked, and the effect is not there.
+    """An answer of probes, compensations and lookups: asked for, and not there.
 
     It is believed when given twice, by attempts that began after all of the step must have arrived
     and be shown. A compensation is asked again until then, and has then found nothing to undo.
@@ -86,9 +86,56 @@ class NotLanded:
 
 @dataclass(frozen=True, slots=True)
 class CannotTell:
-    """A probe's answer: the other side could not say whether the step's effect is there."""
+    """An answer of probes and lookups: the other side could not say."""
 
     why: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How something stands, by one side: what a lookup found, or what the saga says it must be.
+
+    Args:
+        order: our name for the business matter (an order, a booking), as the other side keeps it.
+        amount_minor, currency: of what the step, or its undo, moves; None where it moves no money.
+        status: in one word of the step's own: ``held``, ``captured``, ``refunded``.
+        reference: what it hangs on, where only one will do: the payment that was authorized.
+    """
+
+    order: str | None = None
+    amount_minor: int | None = None
+    currency: str | None = None
+    status: str | None = None
+    reference: str | None = None
+
+    def __str__(self) -> str:
+        money = None if self.amount_minor is None else f"{self.amount_minor} {self.currency}"
+        order = None if self.order is None else f"order {self.order}"
+        return ", ".join(each for each in (order, money, self.status, self.reference) if each)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A lookup's answer: what the other side has under a reference.
+
+    It fits when both sides are equal. `None` where nothing is told is equal to nothing but `None`.
+
+    Args:
+        theirs: how it stands there.
+        ours: how it must stand there, were the step (or its undo, when that is asked for) done.
+        effect: what the step, or its undo, would have returned: the log's words for it.
+        untouched: it is there, and nothing of what is asked for has happened to it: a capture of
+            which nothing was given back.
+    """
+
+    theirs: Standing
+    ours: Standing
+    effect: Effect = Effect()
+    untouched: bool = False
+
+    @property
+    def fits(self) -> bool:
+        return self.theirs == self.ours and not self.untouched
 
 
 @dataclass(slots=True, kw_only=True)

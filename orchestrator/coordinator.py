@@ -23,13 +23,22 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import outcomes
 from orchestrator.claiming import Claim, Claims
 from orchestrator.client import SagaClient
-from orchestrator.context import Lease, NothingThere, NotLanded, Resources, StepContext
+from orchestrator.context import (
+    CannotTell,
+    Found,
+    Lease,
+    NothingThere,
+    NotLanded,
+    Resources,
+    StepContext,
+)
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import Doorbell
 from orchestrator.entries import PROBES, UNDOING, Direction, Outcome, StepFailed, StepSucceeded
@@ -44,7 +53,7 @@ from orchestrator.payloads import payload_fits, read_back
 from orchestrator.planning import Serves
 from orchestrator.recording import Plan, Recorder, closing_of, is_recorded
 from orchestrator.settling import believed_since
-from orchestrator.state import PAYLOAD
+from orchestrator.state import PAYLOAD, RecordedEffect
 from orchestrator.storage.database import Database
 from orchestrator.storage.rows import AttemptId, Snapshot
 from orchestrator.storage.saga_log import SagaLog
@@ -103,7 +112,7 @@ class Coordinator:
         )
         self.leases = Leases(self.log, lease)
         self.gate = Gate()
-        self._database = database
+        self.database = database
         self._resources = (
             (resources or Resources())
             .also(
@@ -160,23 +169,62 @@ class Coordinator:
         finally:
             self.leases.remove(claim.token)
 
-    def ask(self, snapshot: Snapshot, step: str) -> Outcome:
+    def ask(self, snapshot: Snapshot, step: str, *, asked_before: int = 0) -> Outcome:
         """Ask a step's probe whether it took effect: no attempt, nothing is written.
 
         Returns `StepProbed`, or `StepFailed` when there was no answer.
+
+        Args:
+            asked_before: how often whoever asks now was already told that nothing is there.
         """
+        question = self._question(snapshot, step, Direction.PROBE)
+        try:
+            return self._call(question, None, asked_before=asked_before)
+        except _NotCalledError as error:
+            return self._failed_without_effect(question, error.cause)
+
+    def look_up(
+        self,
+        snapshot: Snapshot,
+        step: str,
+        direction: Direction,
+        reference: str | None,
+        effect: RecordedEffect | None,
+    ) -> Found | NotLanded | CannotTell:
+        """Ask a step's lookup what the other side has under a reference: nothing is written.
+
+        Args:
+            direction: whether the step itself is meant, or its undo.
+            reference: None: what the step acted on.
+            effect: for an undo, the effect that it is about.
+        """
+        question = self._question(snapshot, step, direction)
+        lookup = question.step.lookup
+        if lookup is None:
+            return CannotTell(f"{step} declares no lookup")
+        try:
+            context = replace(self._context(question, None), effect=effect)
+            answer = lookup(context, reference)
+        except Exception as error:  # noqa: BLE001 - whatever is raised is no answer
+            return CannotTell(f"no answer: {outcomes.described(error)['message']}")
+        if not isinstance(answer, Found | NotLanded | CannotTell):
+            return CannotTell(f"the lookup of {step} returned {type(answer).__name__}")
+        return answer
+
+    def _question(self, snapshot: Snapshot, step: str, direction: Direction) -> Claim:
+        """As a claimed attempt, for a function that only asks."""
         definition = self.definitions.by_hash(snapshot.saga.definition_hash)
         assert definition is not None, "only who has the definition can ask"
         known = definition.step(step)
         state = replay(snapshot.entries)
         now = time.monotonic()
         ends_at = now + known.timeout.total_seconds()
-        question = Claim(
+        return Claim(
             attempt=AttemptId(
                 saga_id=snapshot.saga.id,
                 step=step,
-                direction=Direction.PROBE,
-                number=state.step(step).probe.attempts + 1,
+                direction=direction,
+                number=state.step(step).track(direction).attempts + 1,
             ),
             token=uuid.uuid4(),
             definition=definition,
@@ -186,12 +234,10 @@ class Coordinator:
             claimed_at=snapshot.now,
             claimed_monotonic=now,
         )
-        try:
-            return self._call(question, None)
-        except _NotCalledError as error:
-            return self._failed_without_effect(question, error.cause)
 
-    def _call(self, claim: Claim, connection: Connection | None) -> Outcome:
+    def _call(
+        self, claim: Claim, connection: Connection | None, *, asked_before: int = 0
+    ) -> Outcome:
         step, attempt = claim.step, claim.attempt
         function = {
             Direction.FORWARD: step.run,
@@ -202,6 +248,7 @@ class Coordinator:
         assert function is not None, "only what a step declares is asked for"
         try:
             context = self._context(claim, connection)
+            context.asked_before += asked_before
         except Exception as error:
             raise _NotCalledError(error) from error
         if claim.lease.valid_until <= time.monotonic():
@@ -264,7 +311,7 @@ class Coordinator:
     def _run_in_transaction(self, claim: Claim, serves: Serves) -> Claim | None:
         """Run a step whose writes commit together with its log entry, the entry last."""
         try:
-            with step_transaction(self._database) as transaction:
+            with step_transaction(self.database) as transaction:
                 with transaction.lent() as connection:
                     outcome = self._call(claim, connection)
                 if isinstance(outcome, StepSucceeded):

@@ -103,6 +103,7 @@ class Step:
     probe: Callable[..., Any] | None
     undo_probe: Callable[..., Any] | None
     probe_retry: Retry
+    lookup: Callable[..., Any] | None
     lag: timedelta
     key_life: timedelta | None
     calls: CallPolicy | None
@@ -132,6 +133,7 @@ def step(
     probe: Callable[..., Any] | None = None,
     undo_probe: Callable[..., Any] | None = None,
     probe_retry: Retry = PROBE_RETRY,
+    lookup: Callable[..., Any] | None = None,
     lag: timedelta = timedelta(0),
     key_life: timedelta | None = None,
     calls: CallPolicy | None = None,
@@ -166,6 +168,11 @@ def step(
         undo_probe: the same of the compensation: whether it took effect when no attempt of it was
             told. Called as ``undo_probe(context)`` with the compensation's effect and key.
         probe_retry: how often either may end without an answer before an operator is asked.
+        lookup: called as ``lookup(context, reference)`` when an operator says what became of the
+            step or, with ``context.direction`` ``compensate``, of its undo: returns what the other
+            side has under that reference as `Found`; `NotLanded` or `CannotTell` where there is
+            nothing, or no answer. None as the reference: what the step acted on. Without it, or
+            without an answer, a second person has to confirm the operator's word.
         lag: how long the other side may not show what it has done already.
         key_life: how long the other side remembers an idempotency key; None: for ever. Past half
             of it an unknown attempt is never repeated, only probed. Zero: it knows no keys.
@@ -197,6 +204,8 @@ def step(
         raise DefinitionError(
             f"step {name!r} has no undo of unknown effect outside; drop its undo_probe"
         )
+    if lookup is not None and (transactional or read_only):
+        raise DefinitionError(f"step {name!r} has no effects outside to look up; drop its lookup")
     if lag < timedelta(0) or (key_life is not None and key_life < timedelta(0)):
         raise DefinitionError(f"step {name!r}: lag and key_life cannot be negative")
     if not queue or not queue.strip():
@@ -223,6 +232,7 @@ def step(
         probe=probe,
         undo_probe=undo_probe,
         probe_retry=probe_retry,
+        lookup=lookup,
         lag=lag,
         key_life=key_life,
         calls=calls,

@@ -1,11 +1,15 @@
-"""Whether a saga that has nothing left to do may end: its definition's closing check says."""
+"""Whether a saga that has nothing left to do may end: its definition's closing check says.
+
+A saga that went on by the unverified word of two persons never ends as completed or compensated:
+when the check would allow that if their word were true, it is resolved, and names them.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from orchestrator.actions import AwaitClosing, Compensated, Complete, Park
+from orchestrator.actions import AwaitClosing, CloseByWord, Compensated, Complete, Park
 from orchestrator.books import books, movements
 from orchestrator.closing import Close, Closing, HoldOn, Stop
 from orchestrator.definition import SagaDefinition
@@ -20,11 +24,13 @@ CLOSING_CHECK = "closing_check"
 
 def ending(
     definition: SagaDefinition[Any], state: FoldedSaga, now: datetime, end: Complete | Compensated
-) -> Complete | Compensated | AwaitClosing | Park:
+) -> Complete | Compensated | CloseByWord | AwaitClosing | Park:
     """Return `end`, or what the closing check wants instead."""
     completes = isinstance(end, Complete)
     answer = checked(definition, state, now, completes=completes)
     match answer:
+        case Close() if state.by_word_of:
+            return CloseByWord(persons=state.by_word_of)
         case Close():
             return end
         case HoldOn(until=until) if until > now:
@@ -46,14 +52,16 @@ def checked(
     """Return what the definition's closing check says of the saga as it stands.
 
     It is somebody else's code: whatever it raises, or returns instead of an answer, stops the saga
-    in front of an operator, and is asked again whenever the saga is looked at.
+    in front of an operator, and is asked again whenever the saga is looked at. It sees what two
+    persons vouch for only in a saga that can end no better than resolved.
     """
+    words = bool(state.by_word_of)
     closing = Closing(
         outcome=(State.COMPLETED if completes else State.COMPENSATED).value,
         payload=state.payload,
         skipped=frozenset(name for name, step in state.steps.items() if step.skipped),
-        books=books(state.money),
-        movements=movements(state.money),
+        books=books(state.money, words=words),
+        movements=movements(state.money, words=words),
         now=now,
     )
     try:

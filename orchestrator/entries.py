@@ -180,6 +180,8 @@ class StepSettled:
 
     `by`: ``probe`` (it said twice, late enough, that nothing is there) or who answered for it.
     `attempt`: the step's last one that this is about; those before it used the same key.
+    `evidence`: what the other side showed when that was looked up. `unverified`: two persons say
+    so and nobody could look it up; the books take no such word for money moved.
     """
 
     step: str
@@ -190,15 +192,22 @@ class StepSettled:
     result: Json = None
     reference: str | None = None
     movements: list[dict[str, Json]] | None = None
+    evidence: Json = None
+    unverified: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSkipped:
-    """An operator decided that a step, or its undoing, is not needed: it counts as done."""
+    """An operator decided that a step, or its undoing, is not needed: it counts as done.
+
+    `evidence` and `unverified` as of `StepSettled`.
+    """
 
     step: str
     direction: str
     by: str
+    evidence: Json = None
+    unverified: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,15 +254,22 @@ class UndoFailed:
     by: str
     error: dict[str, Json] | None = None
     movements: list[dict[str, Json]] | None = None
+    evidence: Json = None
+    unverified: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovementSettled:
-    """A movement of money that was pending at the other side is final."""
+    """A movement of money that was pending at the other side is final.
+
+    `evidence` and `unverified` as of `StepSettled`.
+    """
 
     step: str
     reference: str
     by: str
+    evidence: Json = None
+    unverified: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,13 +306,57 @@ class UndoRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorActed:
-    """An operator used a verb; written with what it does, in the same statement."""
+    """An operator used a verb; written with what it does, in the same statement.
+
+    `identity`: who was authenticated, as ``kind:name``; `actor` is what they call themselves.
+    """
 
     verb: str
     actor: str
     reason: str
     step: str | None = None
     data: Json = None
+    identity: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceClaimed:
+    """An operator said what became of an outside effect, and nobody could look it up.
+
+    It is no fact yet: another authenticated identity has to confirm it by `until`, while the saga
+    stands as it stood. `words` is the verb as it was given; `why`: why it could not be looked up.
+    """
+
+    verb: str
+    words: dict[str, Json]
+    identity: str
+    actor: str
+    reason: str
+    until: str
+    why: str
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceConfirmed:
+    """A second person stands by the claim at seq `claim`; what it says is written with this.
+
+    `verified`: it could be looked up after all, so nobody's word is needed.
+    """
+
+    claim: int
+    identity: str
+    verified: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceWithdrawn:
+    """The claim at seq `claim` is withdrawn."""
+
+    claim: int
+    identity: str
+    actor: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -406,6 +466,9 @@ Entry = (
     | UndoRequested
     | OperatorActed
     | EntriesVoided
+    | EvidenceClaimed
+    | EvidenceConfirmed
+    | EvidenceWithdrawn
     | UnwindingStarted
     | UndoSkipped
     | SagaParked
@@ -440,6 +503,9 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = {
         UndoRequested,
         OperatorActed,
         EntriesVoided,
+        EvidenceClaimed,
+        EvidenceConfirmed,
+        EvidenceWithdrawn,
         UnwindingStarted,
         UndoSkipped,
         SagaParked,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from orchestrator.effects import (
@@ -28,6 +28,9 @@ from orchestrator.entries import (
     EffectReported,
     EntriesVoided,
     Entry,
+    EvidenceClaimed,
+    EvidenceConfirmed,
+    EvidenceWithdrawn,
     LateOutcomeRecorded,
     MovementSettled,
     OperatorActed,
@@ -66,6 +69,7 @@ from orchestrator.state import (
     UNDO_REQUESTED,
     FoldedSaga,
     HeardSignals,
+    PendingClaim,
     State,
     StepState,
     Track,
@@ -108,7 +112,8 @@ def apply(state: FoldedSaga, recorded: Recorded) -> FoldedSaga:
         raise HistoryError(entry.why)
     if (state.seq == 0) is not isinstance(entry, SagaStarted):
         raise HistoryError(f"{type(entry).__name__} cannot be at seq {recorded.seq}")
-    folded = replace(state, seq=recorded.seq)
+    claims = state.claims if isinstance(entry, _LEAVES_CLAIMS) else ()
+    folded = replace(state, seq=recorded.seq, claims=claims)
     recorded = _under_its_name(state.renamed, recorded)
     entry = recorded.entry
     if _tells_of_money(entry):
@@ -236,6 +241,51 @@ def _phase(state: FoldedSaga, entry: Entry, named: State | None = None) -> State
         raise HistoryError(
             f"{type(entry).__name__} cannot follow in state {state.phase} (seq {state.seq})"
         ) from error
+
+
+# -- an operator's evidence ------------------------------------------------------------------------
+
+
+_LEAVES_CLAIMS = (EvidenceClaimed, EvidenceConfirmed, EvidenceWithdrawn, OperatorActed)
+"""What may happen beside a pending claim; anything else means that the saga has moved on."""
+
+
+def _on_claimed(state: FoldedSaga, recorded: Recorded, entry: EvidenceClaimed) -> FoldedSaga:
+    claim = PendingClaim(
+        seq=recorded.seq,
+        verb=entry.verb,
+        step=entry.step,
+        words=entry.words,
+        identity=entry.identity,
+        actor=entry.actor,
+        reason=entry.reason,
+        why=entry.why,
+        until=datetime.fromisoformat(entry.until),
+    )
+    return replace(state, claims=(*state.claims, claim))
+
+
+def _on_confirmed(state: FoldedSaga, _: Recorded, entry: EvidenceConfirmed) -> FoldedSaga:
+    """The two whose word counts; all other claims lapse."""
+    claim = _claim(state, entry)
+    if claim.identity == entry.identity:
+        raise HistoryError(f"{entry.identity} cannot confirm their own word (seq {state.seq})")
+    words = state.by_word_of if entry.verified else (claim.identity, entry.identity)
+    return replace(state, claims=(), by_word_of=words)
+
+
+def _on_withdrawn(state: FoldedSaga, _: Recorded, entry: EvidenceWithdrawn) -> FoldedSaga:
+    claim = _claim(state, entry)
+    return replace(state, claims=tuple(each for each in state.claims if each != claim))
+
+
+def _claim(state: FoldedSaga, entry: EvidenceConfirmed | EvidenceWithdrawn) -> PendingClaim:
+    found = next((each for each in state.claims if each.seq == entry.claim), None)
+    if found is None:
+        raise HistoryError(
+            f"{type(entry).__name__}: nothing is claimed at seq {entry.claim} (seq {state.seq})"
+        )
+    return found
 
 
 # -- attempts --------------------------------------------------------------------------------------
@@ -544,6 +594,9 @@ _FOLDS: Mapping[type[Entry], Callable[[FoldedSaga, Recorded, Any], FoldedSaga]] 
     UndoRequested: lambda state, _, entry: replace(state, undo_request=entry),
     OperatorActed: lambda state, _, __: state,
     EntriesVoided: _on_voided,
+    EvidenceClaimed: _on_claimed,
+    EvidenceConfirmed: _on_confirmed,
+    EvidenceWithdrawn: _on_withdrawn,
     UnwindingStarted: _on_unwinding,
     UndoSkipped: _on_undo_skipped,
     SagaParked: _on_parked,

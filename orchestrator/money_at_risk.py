@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.books import books
-from orchestrator.entries import Recorded
+from orchestrator.entries import Direction, MovementSettled, Recorded, StepSettled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +21,22 @@ def money_at_risk(entries: Iterable[Recorded]) -> Mapping[str, MoneyAtRisk]:
     """Return the open amounts by currency; empty when nothing is open.
 
     Held is what was authorized and neither captured nor voided, captured what was captured and not
-    refunded, each summed over the saga.
+    refunded, each summed over the saga. Of what nobody could look up, what was done counts, and
+    what was given back does not.
     """
+    cautious = [each for each in entries if not _gives_back_by_word(each)]
     found = {
         currency: MoneyAtRisk(held_minor=each.held, captured_minor=max(0, each.kept))
-        for currency, each in sorted(books(entries).items())
+        for currency, each in sorted(books(cautious, words=True).items())
     }
     return {currency: each for currency, each in found.items() if each != MoneyAtRisk()}
+
+
+def _gives_back_by_word(recorded: Recorded) -> bool:
+    match recorded.entry:
+        case StepSettled(unverified=True, direction=Direction.COMPENSATE):
+            return True
+        case MovementSettled(unverified=True):
+            return True
+        case _:
+            return False

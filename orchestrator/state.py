@@ -365,6 +365,26 @@ class HeardSignals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PendingClaim:
+    """What an operator says and a second person has not confirmed; as `EvidenceClaimed`.
+
+    Args:
+        seq: where the log tells of it; its name.
+        until: from then on it cannot be confirmed any more.
+    """
+
+    seq: int
+    verb: str
+    step: str | None
+    words: Mapping[str, Json]
+    identity: str
+    actor: str
+    reason: str
+    why: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldedSaga:
     """A saga at one seq of its log.
 
@@ -375,6 +395,10 @@ class FoldedSaga:
         renamed: names of steps by those that they had before the saga was migrated.
         voided: seqs of entries that an operator found to be no facts.
         installation: the one that it was started in, and that its keys name.
+        claims: what operators say that a second person has to confirm; expired ones too. They
+            lapse when anything else happens to the saga.
+        by_word_of: the two whose unverified word was taken, once one was: the saga ends only
+            `resolved` then.
     """
 
     seq: int = 0
@@ -397,6 +421,12 @@ class FoldedSaga:
     money: tuple[Recorded, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     voided: frozenset[int] = frozenset()
+    claims: tuple[PendingClaim, ...] = ()
+    by_word_of: tuple[str, ...] = ()
+
+    def pending_claims(self, now: datetime) -> tuple[PendingClaim, ...]:
+        """Return the claims that may still be confirmed."""
+        return tuple(each for each in self.claims if now < each.until)
 
     def step(self, name: str) -> StepState:
         """Return how the step stands; a step nothing happened to is fresh."""

@@ -31,6 +31,7 @@ from orchestrator.actions import (
     AwaitClosing,
     AwaitLock,
     AwaitSignal,
+    CloseByWord,
     Compensated,
     Complete,
     Park,
@@ -51,6 +52,7 @@ from orchestrator.entries import (
     SagaCompensated,
     SagaCompleted,
     SagaParked,
+    SagaResolved,
     SagaUnparked,
     StepSettled,
     StepWaiting,
@@ -69,6 +71,9 @@ Definition = SagaDefinition[Any]
 
 MAX_DECISIONS = 1000
 """More turns than any saga has steps to skip; a rule that turned for ever would hold a worker."""
+
+BY_WORD = "by word of both; it could not be looked up"
+"""Why a saga is resolved that went on by the unverified word of two persons."""
 
 HEARD = "what was heard since"
 """Who answered, when a parked saga goes on by itself."""
@@ -193,6 +198,8 @@ def _entry_of(action: Action) -> Entry | None:
             return SagaCompleted()
         case Compensated():
             return SagaCompensated()
+        case CloseByWord():
+            return SagaResolved(actor=" and ".join(action.persons), reason=BY_WORD)
         case RunStep() | AwaitSignal() | AwaitLock() | AwaitClosing():
             return None
 

@@ -12,6 +12,9 @@ from orchestrator.entries import (
     EffectReported,
     EntriesVoided,
     Entry,
+    EvidenceClaimed,
+    EvidenceConfirmed,
+    EvidenceWithdrawn,
     LateOutcomeRecorded,
     MovementSettled,
     OperatorActed,
@@ -160,6 +163,8 @@ def _turn(recorded: Recorded, entry: Entry | UnreadableEntry) -> Line:
             return replace(line, outcome="undo requested", detail=f"{actor}: {reason}")
         case OperatorActed(verb=verb, actor=actor, reason=reason, step=step):
             return replace(line, outcome=verb, step=step, detail=f"{actor}: {reason}")
+        case EvidenceClaimed() | EvidenceConfirmed() | EvidenceWithdrawn():
+            return _claimed(line, entry)
         case SagaLockGranted():
             return replace(line, outcome="lock granted")
         case SagaUnparked(by=by):
@@ -181,6 +186,19 @@ def _turn(recorded: Recorded, entry: Entry | UnreadableEntry) -> Line:
             return _heard(line, entry)
 
 
+def _claimed(line: Line, entry: EvidenceClaimed | EvidenceConfirmed | EvidenceWithdrawn) -> Line:
+    match entry:
+        case EvidenceClaimed(verb=verb, step=step):
+            detail = f"{entry.actor} ({entry.identity}): {entry.reason}; {entry.why}"
+            return replace(line, outcome=f"{verb}, to be confirmed", step=step, detail=detail)
+        case EvidenceConfirmed(identity=identity, verified=verified):
+            how = "and it could be looked up" if verified else "and nobody could look it up"
+            return replace(line, outcome="confirmed", detail=f"by {identity}, {how}")
+        case EvidenceWithdrawn(identity=identity):
+            detail = f"{entry.actor} ({identity}): {entry.reason}"
+            return replace(line, outcome="withdrawn", detail=detail)
+
+
 def _heard(line: Line, entry: Entry | UnreadableEntry) -> Line:
     """What was heard or decided about one step, outside its attempts, or about other entries."""
     match entry:
@@ -195,10 +213,12 @@ def _heard(line: Line, entry: Entry | UnreadableEntry) -> Line:
                 outcome="settled",
                 step=step,
                 direction=direction,
-                detail=f"{_ANSWERS[landed]} (by {by})",
+                detail=f"{_ANSWERS[landed]} ({_by(entry, by)})",
             )
         case StepSkipped(step=step, direction=direction, by=by):
-            return replace(line, outcome="skipped", step=step, direction=direction, detail=by)
+            return replace(
+                line, outcome="skipped", step=step, direction=direction, detail=_by(entry, by)
+            )
         case EffectReported(step=step, reference=reference, by=by):
             return replace(
                 line,
@@ -208,14 +228,15 @@ def _heard(line: Line, entry: Entry | UnreadableEntry) -> Line:
                 detail=f"{reference} (by {by})",
             )
         case MovementSettled(step=step, reference=reference, by=by):
-            return replace(line, outcome="settled", step=step, detail=f"{reference} (by {by})")
+            detail = f"{reference} ({_by(entry, by)})"
+            return replace(line, outcome="settled", step=step, detail=detail)
         case UndoFailed(step=step, reference=reference, by=by):
             return replace(
                 line,
                 outcome="undo failed after all",
                 step=step,
                 direction="compensate",
-                detail=f"{reference} (by {by})",
+                detail=f"{reference} ({_by(entry, by)})",
             )
         case LateOutcomeRecorded(step=step, direction=direction, attempt=attempt, outcome=outcome):
             return replace(
@@ -236,3 +257,10 @@ def _heard(line: Line, entry: Entry | UnreadableEntry) -> Line:
             )
         case _:
             return line
+
+
+def _by(entry: StepSettled | StepSkipped | MovementSettled | UndoFailed, by: str) -> str:
+    """Who said it, and whether the other side was asked."""
+    if entry.unverified:
+        return f"by word of {by}, not looked up"
+    return f"by {by}, looked up" if entry.evidence is not None else f"by {by}"

@@ -23,6 +23,7 @@ from steps.gateways.outages import of_gateway
 from steps.inventory import release_inventory, reserve_inventory
 from steps.payload import CheckoutPayload
 from steps.payment import authorize_payment, capture_payment, refund_payment, void_payment
+from steps.payment_lookups import look_up_authorization, look_up_capture
 from steps.payment_probes import (
     KEY_LIFE,
     LAG,
@@ -31,7 +32,7 @@ from steps.payment_probes import (
     probe_refund,
     probe_void,
 )
-from steps.shipment import create_shipment, probe_shipment
+from steps.shipment import create_shipment, look_up_shipment, probe_shipment
 
 __all__ = ["CheckoutPayload", "checkout"]
 
@@ -81,6 +82,7 @@ checkout = SagaDefinition(
             calls=GATEWAY,
             probe=probe_authorization,
             undo_probe=probe_void,
+            lookup=look_up_authorization,
             key_life=KEY_LIFE,
             lag=LAG,
             compensation=void_payment,
@@ -103,6 +105,7 @@ checkout = SagaDefinition(
             calls=GATEWAY,
             probe=probe_capture,
             undo_probe=probe_refund,
+            lookup=look_up_capture,
             key_life=KEY_LIFE,
             lag=LAG,
             compensation=refund_payment,
@@ -115,6 +118,7 @@ checkout = SagaDefinition(
             create_shipment,
             calls=CARRIER,
             probe=probe_shipment,
+            lookup=look_up_shipment,
             key_life=KEY_LIFE,
             lag=LAG,
             pivot=True,

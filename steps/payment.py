@@ -246,12 +246,15 @@ def refunded_by_others(payment: ChargeResult) -> Effect:
     return Effect(
         value={"status": payment.status},
         reference=payment.reference,
-        movements=[
-            _refund_movement(each)
-            for each in payment.refunds
-            if each.status is not RefundStatus.FAILED
-        ],
+        movements=refunds_of(payment),
     )
+
+
+def refunds_of(payment: ChargeResult) -> list[Movement]:
+    """Return what was given back of a payment, pending refunds included."""
+    return [
+        _refund_movement(each) for each in payment.refunds if each.status is not RefundStatus.FAILED
+    ]
 
 
 def _refund_movement(refund: RefundResult) -> Movement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from orchestrator.context import Effect, NotLanded, StepContext
+from orchestrator.context import Effect, Found, NotLanded, Standing, StepContext
 from steps.gateways.carrier import Carrier, Shipment, ShipmentRequest
 from steps.payload import CheckoutPayload
 from steps.second_look import call_or_find
@@ -32,6 +32,22 @@ def probe_shipment(ctx: StepContext[CheckoutPayload]) -> Effect | NotLanded:
     """Tell whether the carrier has the parcel; one that it has is written down, as by the step."""
     found = _find(ctx, _carrier(ctx))
     return NotLanded("no parcel under the key") if found is None else _written_down(ctx, found)
+
+
+def look_up_shipment(ctx: StepContext[CheckoutPayload], reference: str | None) -> Found | NotLanded:
+    """Tell whether the carrier has the order's parcel; then it is written down, as by the step."""
+    if reference is None:
+        return NotLanded("a parcel is looked up by its reference")
+    found = ctx.ask(
+        lambda seconds: _carrier(ctx).find(reference=reference, timeout_seconds=seconds), CALL
+    )
+    if not found:
+        return NotLanded(f"no parcel {reference}")
+    theirs = Standing(order=found[0].order_reference, status="accepted")
+    ours = Standing(order=ctx.payload.order_id, status="accepted")
+    if theirs != ours:
+        return Found(theirs=theirs, ours=ours)
+    return Found(theirs=theirs, ours=ours, effect=_written_down(ctx, found[0]))
 
 
 def _written_down(ctx: StepContext[CheckoutPayload], accepted: Shipment) -> Effect:

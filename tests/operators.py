@@ -12,7 +12,9 @@ from orchestrator.entries import StepSucceeded
 from orchestrator.state import State
 from orchestrator.storage.rows import SagaRow, Snapshot
 from recovery.operator.cases import Case
-from recovery.operator.deciding import Plan, decided
+from recovery.operator.deciding import NOT_NEEDED, Plan, decided
+from recovery.operator.evidence import Evidence
+from recovery.operator.identity import Identity, IdentityKind
 from recovery.operator.verbs import (
     Abandon,
     By,
@@ -27,6 +29,13 @@ from recovery.operator.verbs import (
 from tests.histories import COMPENSATE, PROBE, History, doing, nothing, saga
 
 SAGA_ID = UUID(int=7)
+
+
+def person(name: str, reason: str = "called the bank") -> By:
+    """Somebody whom the operating system knows by that name."""
+    return By(actor=name, reason=reason, identity=Identity(kind=IdentityKind.OS_USER, name=name))
+
+
 ADA = By(actor="ada", reason="called the bank")
 
 RESERVE = doing("reserve")
@@ -67,8 +76,9 @@ def case_of(history: History, *others: SagaDefinition[Any], known: bool = True) 
     return Case.of(snapshot, Definitions([definition, *others] if known else others))
 
 
-def plan(history: History, verb: Verb, by: By = ADA) -> Plan:
-    return decided(case_of(history), verb, by)
+def plan(history: History, verb: Verb, by: By = ADA, evidence: Evidence = NOT_NEEDED) -> Plan:
+    """What the verb writes where what it tells need not be looked up, or `evidence` was."""
+    return decided(case_of(history), verb, by, evidence=evidence)
 
 
 def after(history: History, verb: Verb) -> History:

@@ -9,7 +9,7 @@ import click
 from orchestrator.entries import Json
 from recovery.cli.session import Session, pass_session
 from recovery.cli.verb_options import by_of, carry_out, movement, take_back_option, verb_options
-from recovery.operator.verbs import MarkDone, MarkNotDone, Probe, Skip
+from recovery.operator.verbs import Confirm, MarkDone, MarkNotDone, Probe, Skip, Withdraw
 
 _STEP = click.option("--step", required=True, help="The step that is answered for.")
 
@@ -68,8 +68,10 @@ def mark_done_command(
 ) -> None:
     """Say that a step took effect or, in a saga that is taken back, that it is undone.
 
-    Ask the other side first. Refused while the step runs, and until nothing that it sent can still
-    arrive; the refusal says when.
+    The reference is looked up: where the other side has what the saga did, it counts; where it has
+    something else, it is refused; where it has nothing or cannot be asked, a second person has to
+    confirm it. Refused while the step runs, and until nothing that it sent can still arrive; the
+    refusal says when.
 
     ID is an id, the beginning of one, or a key.
     """
@@ -100,8 +102,9 @@ def mark_not_done_command(
 ) -> None:
     """Say that a step, or its undo, did not take effect and never will.
 
-    It is tried again under a new idempotency key, so be sure: what was sent under the old key must
-    not happen any more. Refused while the step runs, and until nothing that it sent can arrive.
+    It is tried again under a new idempotency key. The other side is asked first: where it has it
+    after all, this is refused; where it cannot be asked, a second person has to confirm it. Refused
+    while the step runs, and until nothing that it sent can arrive.
 
     ID is an id, the beginning of one, or a key.
     """
@@ -129,6 +132,52 @@ def skip_command(
     ID is an id, the beginning of one, or a key.
     """
     carry_out(session, saga, Skip(step=step), by_of(reason, actor), seen=seen, dry_run=dry_run)
+
+
+@click.command("confirm")
+@verb_options
+@click.option("--claim", type=click.IntRange(min=1), metavar="SEQ", help="Which, of several.")
+@pass_session
+def confirm_command(
+    session: Session,
+    saga: str,
+    reason: str,
+    actor: str | None,
+    seen: int | None,
+    dry_run: bool,
+    claim: int | None,
+) -> None:
+    """Stand by what somebody else said of a saga and nobody could look up; then it counts.
+
+    Within 24 hours, while the saga stands as it stood, and by another person: another database role
+    of the operators, or another user of the operating system. The saga can end only as resolved
+    then, by word of both.
+
+    ID is an id, the beginning of one, or a key.
+    """
+    verb = Confirm(claim=claim)
+    carry_out(session, saga, verb, by_of(reason, actor), seen=seen, dry_run=dry_run)
+
+
+@click.command("withdraw")
+@verb_options
+@click.option("--claim", type=click.IntRange(min=1), metavar="SEQ", help="Which, of several.")
+@pass_session
+def withdraw_command(
+    session: Session,
+    saga: str,
+    reason: str,
+    actor: str | None,
+    seen: int | None,
+    dry_run: bool,
+    claim: int | None,
+) -> None:
+    """Take back what was said of a saga and is not confirmed yet.
+
+    ID is an id, the beginning of one, or a key.
+    """
+    verb = Withdraw(claim=claim)
+    carry_out(session, saga, verb, by_of(reason, actor), seen=seen, dry_run=dry_run)
 
 
 def _json(text: str | None) -> Json:

@@ -21,6 +21,7 @@ from recovery.cli.saga_page import SagaPage
 from recovery.cli.saga_values import saga_values
 from recovery.cli.session import Session, pass_session
 from recovery.operator.attention import Row, needing_attention
+from recovery.operator.recommending import recommended
 
 ATTENTION_COLUMNS = ("id", "saga", "key", "state", "why", "steps", "for", "at_risk", "next")
 COLUMNS = ("id", "saga", "key", "state", "step", "attempt", "age", "last_error")
@@ -96,13 +97,15 @@ def show_command(session: Session, saga: str) -> None:
     ID is an id, the beginning of one, or a key.
     """
     found = find_saga(session.reads, saga)
+    case = session.operator.case(found.id)
     page = SagaPage.of(
         found,
         SagaLog(session.database).entries(found.id),
         session.reads.attempts(found.id),
         Signals(session.database).undelivered(found.definition, found.key),
         session.definitions.version(found.definition, found.version),
-        session.operator.recommended(found.id),
+        recommended(case),
+        case.state.pending_claims(case.now),
     )
     session.output.record(page.as_json(), page.as_text())
 
@@ -146,6 +149,7 @@ def _attention_row(row: Row, now: datetime) -> dict[str, Any]:
         "steps": " ".join(row.steps) or row.saga.step,
         "at_risk": money_text(row.money) or None,
         "money_at_risk": {name: asdict(each) for name, each in row.money.items()},
+        "claims": [asdict(each) for each in row.claims],
         "next": row.advice.command,
         "next_why": row.advice.why,
     }

@@ -11,6 +11,7 @@ from orchestrator.actions import RunStep
 from orchestrator.entries import Entry, Recorded, encode
 from orchestrator.money_at_risk import MoneyAtRisk
 from recovery.cli.output import instant
+from recovery.operator.evidence import Differs, Evidence, Unverified, Verified
 from recovery.operator.previews import Answer, KnownEffect, Preview
 from recovery.timeline import timeline
 
@@ -37,6 +38,8 @@ def as_json(preview: Preview, *, dry_run: bool) -> dict[str, Any]:
         "to_undo": list(preview.to_undo),
         "effects": [asdict(each) for each in preview.effects],
         "money_at_risk": {name: asdict(each) for name, each in preview.money.items()},
+        "evidence": None if preview.evidence is None else _evidence(preview.evidence),
+        "claim": None if preview.claim is None else asdict(preview.claim),
         "gateway": None if preview.gateway is None else [asdict(each) for each in preview.gateway],
     }
 
@@ -47,12 +50,13 @@ def as_text(preview: Preview, *, dry_run: bool) -> str:
     what = " ".join([preview.verb, *([preview.step] if preview.step else [])])
     if not dry_run:
         first = f"{saga.definition} {saga.key} ({saga.id}): {what}; it is {preview.state}"
-        return "\n".join([first, *_next(preview)])
+        return "\n".join([first, *_said(preview), *_next(preview)])
     lines = [
         f"{saga.definition} v{saga.version}  {saga.key}  {saga.id}",
         f"{what}, decided at seq {saga.seq}; nothing is written",
         "would be written",
         *_entries([*preview.writes, *preview.follows], saga.seq),
+        *_said(preview),
         f"and then it would be {preview.state}",
         *_next(preview),
         "effects that the log knows",
@@ -74,6 +78,35 @@ def money_text(money: Mapping[str, MoneyAtRisk]) -> str:
         if each.held_minor:
             parts.append(f"{currency} {each.held_minor} held")
     return ", ".join(parts)
+
+
+def _said(preview: Preview) -> list[str]:
+    """What the other side said of the verb, and what a second person has to do."""
+    lines = []
+    match preview.evidence:
+        case Verified(shown=shown):
+            words = ", ".join(f"{name} {value}" for name, value in shown.items() if value)
+            lines.append(f"  looked up: {words}")
+        case Unverified(why=why) | Differs(why=why):
+            lines.append(f"  not looked up: {why}")
+        case None:
+            pass
+    if preview.claim is not None:
+        until = instant(datetime.fromisoformat(preview.claim.until))
+        who = f"another person than {preview.claim.identity}"
+        lines += [
+            f"  it does not count before {who} confirms it, until {until}:",
+            f'    amends confirm {preview.saga.id} --claim {preview.saga.seq + 1} --reason "…"',
+        ]
+    return lines
+
+
+def _evidence(evidence: Evidence) -> dict[str, Any]:
+    match evidence:
+        case Verified(shown=shown):
+            return {"looked_up": True, "shown": shown}
+        case Unverified(why=why) | Differs(why=why):
+            return {"looked_up": False, "why": why}
 
 
 def _next(preview: Preview) -> list[str]:

@@ -36,6 +36,8 @@ SECTIONS = {
         "mark-done": "recovery.cli.answering",
         "mark-not-done": "recovery.cli.answering",
         "skip": "recovery.cli.answering",
+        "confirm": "recovery.cli.answering",
+        "withdraw": "recovery.cli.answering",
         "resolve": "recovery.cli.closing",
         "abandon": "recovery.cli.closing",
         "replay": "recovery.cli.closing",

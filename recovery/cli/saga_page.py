@@ -11,6 +11,7 @@ from orchestrator.definition import SagaDefinition
 from orchestrator.entries import Json, Recorded, SagaMigrated, SagaParked, SagaStarted
 from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
 from orchestrator.shown_payload import shown
+from orchestrator.state import PendingClaim
 from orchestrator.storage.reads import AttemptRow, SagaSummary
 from orchestrator.storage.signals import Undelivered
 from recovery.cli.output import instant
@@ -26,7 +27,7 @@ class SagaPage:
 
     `replay_of` is the id of the saga whose work it does again; `attempts` run or are scheduled;
     `inbox` holds the signals that it has not heard; `question` is what a parked saga asks; `advice`
-    is what may be done about it, best first.
+    is what may be done about it, best first. `claims` wait for a second person.
     """
 
     saga: SagaSummary
@@ -38,6 +39,7 @@ class SagaPage:
     question: SagaParked | None
     money: Mapping[str, MoneyAtRisk]
     advice: Sequence[Advice]
+    claims: Sequence[PendingClaim] = ()
 
     @classmethod
     def of(
@@ -48,6 +50,7 @@ class SagaPage:
         inbox: Sequence[Undelivered],
         definition: SagaDefinition[Any] | None,
         advice: Sequence[Advice],
+        claims: Sequence[PendingClaim] = (),
     ) -> Self:
         """Put the page together from what the database holds."""
         parked = [each.entry for each in entries if isinstance(each.entry, SagaParked)]
@@ -63,6 +66,7 @@ class SagaPage:
             question=parked[-1] if saga.is_parked and parked else None,
             money=money_at_risk(entries),
             advice=advice,
+            claims=claims,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class SagaPage:
             "inbox": [asdict(each) for each in self.inbox],
             "question": None if self.question is None else asdict(self.question),
             "money_at_risk": {name: asdict(each) for name, each in self.money.items()},
+            "claims": [asdict(each) for each in self.claims],
             "recommended": [asdict(each) for each in self.advice],
         }
 
@@ -104,6 +109,9 @@ class SagaPage:
             ]
         if self.question is not None:
             lines += ["", *self._asked(self.question)]
+        if self.claims:
+            lines += ["", "said, and to be confirmed by a second person"]
+            lines += [line for each in self.claims for line in _claim(each)]
         if self.advice:
             lines += ["", "what may be done", *(each for one in self.advice for each in _told(one))]
         return "\n".join(lines)
@@ -114,6 +122,20 @@ class SagaPage:
             lines.append(f"  outstanding: {', '.join(parked.steps)}")
         lines.append(f"  money at risk, by the log: {money_text(self.money) or 'none'}")
         return lines
+
+
+def _claim(claim: PendingClaim) -> list[str]:
+    what = " ".join([claim.verb, *([claim.step] if claim.step else [])])
+    words = {
+        name: value
+        for name, value in claim.words.items()
+        if name != "step" and value not in (None, [], False)
+    }
+    return [
+        f"  {what}{f' {json.dumps(words, ensure_ascii=False)}' if words else ''}",
+        f"    by {claim.actor} ({claim.identity}), until {instant(claim.until)}: {claim.reason}",
+        f"    {claim.why}",
+    ]
 
 
 def _told(advice: Advice) -> list[str]:

@@ -29,7 +29,7 @@ def acting_options(function: F) -> F:
     """Add who acts and why, what was seen, and whether only to look."""
     options = [
         click.option("--reason", required=True, help="Kept in the saga's log."),
-        click.option("--actor", help="Who acts; by default the user of this machine."),
+        click.option("--actor", help="What you call yourself; who you are is found out."),
         click.option(
             "--seen",
             metavar="SEQ",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -11,8 +12,11 @@ from orchestrator.coordinator import Coordinator
 from orchestrator.definition import SagaDefinition
 from orchestrator.errors import SagaNotFoundError
 from orchestrator.state import State
+from recovery.operator.authenticating import authenticated
 from recovery.operator.cases import Case
-from recovery.operator.deciding import Plan, decided
+from recovery.operator.deciding import NOT_NEEDED, Plan, asked, decided
+from recovery.operator.evidence import look
+from recovery.operator.identity import Identity
 from recovery.operator.previews import Preview, ask, preview
 from recovery.operator.recommending import Advice, recommended
 from recovery.operator.refusals import MovedOnError
@@ -23,14 +27,23 @@ from recovery.operator.verbs import By, Migrate, Verb
 class Operator:
     """Answers sagas' questions in somebody's name.
 
+    Args:
+        identify: who uses it, authenticated; without it the database and the operating system say.
+
     Every verb may raise `RefusedError`, `MovedOnError`, `UnknownStepError`, `PayloadError`,
     `SagaNotFoundError`, `UnknownDefinitionError`: then nothing was written. After a
     `LogUnavailableError` it may have been; to repeat it with the same `seen` is safe.
     """
 
-    def __init__(self, coordinator: Coordinator, client: SagaClient) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        client: SagaClient,
+        identify: Callable[[], Identity] | None = None,
+    ) -> None:
         self._coordinator = coordinator
         self._client = client
+        self._identify = identify or (lambda: authenticated(coordinator.database))
 
     def case(self, saga_id: UUID) -> Case:
         """Return the saga as it stands.
@@ -73,11 +86,20 @@ class Operator:
         """Start a saga that does an ended one's work again, linked to it, and return it."""
         case = self._seen(saga_id, seen)
         work = new_work(self._coordinator, case, replay)
-        return started(self._coordinator, self._client, case, work, by)
+        return started(self._coordinator, self._client, case, work, self._authenticated(by))
 
     def _decided(self, saga_id: UUID, verb: Verb, by: By, seen: int | None) -> tuple[Case, Plan]:
+        """Look up what the verb tells of the other side, and decide with that, at one seq."""
         case = self._seen(saga_id, seen)
-        return case, decided(case, verb, by, self._newer(case, verb))
+        by, newer = self._authenticated(by), self._newer(case, verb)
+        decided(case, verb, by, newer, NOT_NEEDED)  # what is refused anyway asks nobody
+        question = asked(case, verb)
+        if question is None:
+            return case, decided(case, verb, by, newer)
+        return case, decided(case, verb, by, newer, look(self._coordinator, case, question))
+
+    def _authenticated(self, by: By) -> By:
+        return by if by.identity is not None else replace(by, identity=self._identify())
 
     def _seen(self, saga_id: UUID, seen: int | None) -> Case:
         case = self.case(saga_id)
@@ -97,5 +119,6 @@ class Operator:
                 case.saga, plan.entries, state=case.saga.state, migrated=plan.migrated
             )
         if plan.decision is None:
-            return mover.note(case.saga, plan.entries, state=State.RESOLVED)
+            state = State.RESOLVED if plan.closes else case.saga.state
+            return mover.note(case.saga, plan.entries, state=state)
         return mover.act(case.snapshot, plan.entries, hurries=plan.hurries)

@@ -8,13 +8,14 @@ from typing import Any
 
 from orchestrator.actions import RunStep
 from orchestrator.coordinator import Coordinator
-from orchestrator.entries import Entry, Json, Outcome, StepFailed, StepProbed
+from orchestrator.entries import Entry, EvidenceClaimed, Json, Outcome, StepFailed, StepProbed
 from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
 from orchestrator.state import FoldedSaga, State
 from orchestrator.storage.rows import SagaRow
 from orchestrator.unwinding import needs_undo
 from recovery.operator.cases import Case
 from recovery.operator.deciding import Plan
+from recovery.operator.evidence import Evidence
 from recovery.operator.verbs import Verb
 
 
@@ -58,6 +59,8 @@ class Preview:
         effects: what the log knows to have happened outside.
         money: what the log says is held, or taken and not given back, by currency; before the verb.
         gateway: what the other side shows now; None where nobody was asked.
+        evidence: what it said of the verb, of one that tells of an effect there.
+        claim: what a second person has to confirm, where nothing more is written.
     """
 
     saga: SagaRow
@@ -71,12 +74,15 @@ class Preview:
     effects: tuple[KnownEffect, ...]
     money: Mapping[str, MoneyAtRisk]
     gateway: tuple[Answer, ...] | None = None
+    evidence: Evidence | None = None
+    claim: EvidenceClaimed | None = None
 
 
 def preview(case: Case, verb: Verb, plan: Plan, gateway: tuple[Answer, ...] | None) -> Preview:
     """Put together what is known of a verb that is not refused."""
     decision = plan.decision
-    stays = case.saga.state if plan.migrated else State.RESOLVED
+    stays = State.RESOLVED if plan.closes else case.saga.state
+    claim = plan.entries[0] if isinstance(plan.entries[0], EvidenceClaimed) else None
     return Preview(
         saga=case.saga,
         verb=verb.name,
@@ -89,6 +95,8 @@ def preview(case: Case, verb: Verb, plan: Plan, gateway: tuple[Answer, ...] | No
         effects=effects(case.state),
         money=money_at_risk(case.snapshot.entries),
         gateway=gateway,
+        evidence=plan.evidence,
+        claim=claim,
     )
 
 

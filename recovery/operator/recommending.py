@@ -12,9 +12,11 @@ from orchestrator.going_forward import parked_child
 from recovery.operator.cases import Case
 from recovery.operator.conditions import pending_undo
 from recovery.operator.deciding import decided
+from recovery.operator.identity import Identity, IdentityKind
 from recovery.operator.refusals import RefusedError
 from recovery.operator.verbs import (
     By,
+    Confirm,
     MarkDone,
     MarkNotDone,
     Probe,
@@ -22,12 +24,17 @@ from recovery.operator.verbs import (
     Retry,
     Skip,
     Verb,
+    Withdraw,
 )
 
 REFERENCE = "REFERENCE"
 """What stands in a command where the other side's name for an effect belongs."""
 
-_ANYBODY = By(actor="anybody", reason="to see whether it would be refused")
+_ANYBODY = By(
+    actor="anybody",
+    reason="to see whether it would be refused",
+    identity=Identity(kind=IdentityKind.OS_USER, name="anybody"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +53,24 @@ def recommended(case: Case) -> list[Advice]:
     """
     if case.has_ended:
         return []
+    return [*_of_claims(case), *_of_the_question(case)]
+
+
+def _of_claims(case: Case) -> Iterator[Advice]:
+    """What a second person may do; nobody knows here who is asking."""
+    for each in case.state.pending_claims(case.now):
+        what = " ".join([each.verb, *([each.step] if each.step else [])])
+        said = f"{what}, said by {each.actor} ({each.identity})"
+        which = ["amends", Confirm.name, str(case.saga.id), "--claim", str(each.seq)]
+        yield Advice(
+            command=f'{shlex.join(which)} --reason "…"',
+            why=f"{said}: another person may confirm it until {each.until:%Y-%m-%d %H:%M} UTC",
+        )
+        which[1] = Withdraw.name
+        yield Advice(command=f'{shlex.join(which)} --reason "…"', why=f"take it back: {said}")
+
+
+def _of_the_question(case: Case) -> list[Advice]:
     if case.known is None:
         why = f"this process has not {case.saga.definition} v{case.saga.version} in its shape"
         return [Advice(command="amends check-deploy", why=why)]

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from orchestrator.context import Movement
 from orchestrator.entries import Json
+from recovery.operator.identity import Identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +92,42 @@ class Migrate:
     version: int
 
 
-Verb = Retry | Probe | MarkDone | MarkNotDone | Skip | Resolve | Abandon | Migrate
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirm:
+    """Stand by what somebody else said of the saga and nobody could look up; then it counts.
+
+    Args:
+        claim: the seq at which it was said; None: the only one that is pending.
+    """
+
+    name: ClassVar[str] = "confirm"
+    step: ClassVar[None] = None
+    claim: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw:
+    """Take back what was said of the saga and is not confirmed; `claim` as of `Confirm`."""
+
+    name: ClassVar[str] = "withdraw"
+    step: ClassVar[None] = None
+    claim: int | None = None
+
+
+Verb = (
+    Retry | Probe | MarkDone | MarkNotDone | Skip | Resolve | Abandon | Migrate | Confirm | Withdraw
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class By:
-    """Who acts, and why; both are kept in the saga's log."""
+    """Who acts, and why; all of it is kept in the saga's log.
+
+    Args:
+        actor: what they call themselves; it only annotates.
+        identity: who was authenticated; None where nobody was.
+    """
 
     actor: str
     reason: str
+    identity: Identity | None = None

@@ -205,7 +205,7 @@ def test_a_worker_may(engine: Engine) -> None:
     pool = sqlalchemy.create_engine(
         engine.pool.url, connect_args={"options": "-c role=amends_worker"}
     )
-    log = type(engine.coordinator.log)(type(engine.coordinator._database)(pool))
+    log = type(engine.coordinator.log)(type(engine.coordinator.database)(pool))
     assert log.keep_checkpoint(saga_id, replay(log.entries(saga_id)))
     pool.dispose()
 

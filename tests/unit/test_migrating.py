@@ -21,6 +21,7 @@ from recovery.operator.refusals import RefusedError
 from recovery.operator.verbs import MarkDone, MarkNotDone, Migrate, Retry, Skip
 from tests.histories import COMPENSATE, FORWARD, History, doing, saga
 from tests.operators import ADA, case_of
+from tests.operators import plan as said
 
 TO_2 = Migrate(version=2)
 RESERVE, PAY, SHIP = doing("reserve"), doing("pay"), doing("ship", pivot=True)
@@ -211,9 +212,7 @@ def test_a_renamed_step_keeps_its_key() -> None:
 
 def test_a_late_effect_is_undone_under_the_name_that_its_step_has_now() -> None:
     history = renamed(parked())
-    history.records(
-        *decided(case_of(history), MarkNotDone(step="charge", take_back=True), ADA).entries
-    )
+    history.records(*said(history, MarkNotDone(step="charge", take_back=True)).entries)
     history.finds_nothing("charge").undoes("reserve")
     assert history.visible is State.COMPENSATED
     history.late("pay", attempt=1, reference="pay-1")
@@ -233,7 +232,7 @@ def test_the_money_of_a_renamed_step_is_still_its_own() -> None:
     with pytest.raises(RefusedError, match="1990 EUR"):
         decided(case_of(history), Skip(step="charge"), ADA)
     done = MarkDone(step="charge", reference="transfer-9")
-    history.records(*decided(case_of(history), done, ADA).entries)
+    history.records(*said(history, done).entries)
     assert history.visible is State.COMPENSATED
     assert money_at_risk(history.log) == {}
 

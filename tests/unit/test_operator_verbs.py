@@ -17,7 +17,7 @@ from orchestrator.entries import (
 from orchestrator.errors import PayloadError
 from orchestrator.money_at_risk import money_at_risk
 from orchestrator.state import State
-from recovery.operator.deciding import decided
+from recovery.operator.deciding import NOT_NEEDED, decided
 from recovery.operator.refusals import RefusedError
 from recovery.operator.verbs import (
     Abandon,
@@ -324,5 +324,5 @@ def test_only_a_parked_saga_is_resolved_and_any_that_rests_is_abandoned() -> Non
 
 @pytest.mark.parametrize("verb", [Resolve(), Abandon()])
 def test_a_saga_whose_definition_is_gone_can_be_closed(verb: Verb) -> None:
-    found = decided(case_of(of_an_undo(), known=False), verb, ADA)
+    found = decided(case_of(of_an_undo(), known=False), verb, ADA, evidence=NOT_NEEDED)
     assert isinstance(found.entries[-1], SagaResolved)

@@ -115,6 +115,7 @@ WITH sagas AS MATERIALIZED (
         OR l.kind = 'LateOutcomeRecorded' AND l.data->>'direction' = 'forward'
             AND l.data->>'outcome' = 'succeeded'
         OR l.kind IN ('StepSettled', 'StepProbed') AND (l.data->>'landed')::boolean
+            AND (l.data->>'unverified') IS DISTINCT FROM 'true'
         OR l.kind = 'EffectReported')
 ), movements AS (
     SELECT saga_id, step, kind, currency, reference, min(recorded_at) AS at, max(seq) AS seq,

@@ -24,6 +24,7 @@ def engine(database: str, world: World) -> Iterator[Engine]:
         "pay",
         run=world.on_pay,
         compensation=world.on_refund,
+        lookup=world.on_lookup,
         retry=ONCE,
         undo_retry=ONCE,
         timeout=AT_ONCE,
@@ -32,12 +33,15 @@ def engine(database: str, world: World) -> Iterator[Engine]:
         "pay",
         run=world.on_pay,
         compensation=world.on_refund,
+        lookup=world.on_lookup,
         probe=world.on_probe,
         retry=ONCE,
         probe_retry=ONCE,
         timeout=AT_ONCE,
     )
-    patient = doing("pay", run=world.on_pay, compensation=world.on_refund, retry=SLOW)
+    patient = doing(
+        "pay", run=world.on_pay, compensation=world.on_refund, lookup=world.on_lookup, retry=SLOW
+    )
     ship = doing("ship", pivot=True)
     made = Engine(
         database,
@@ -46,7 +50,13 @@ def engine(database: str, world: World) -> Iterator[Engine]:
         saga(patient, ship, name="patient"),
         saga(
             doing("ship", pivot=True),
-            doing("mail", run=world.on_pay, retriable=True, timeout=AT_ONCE),
+            doing(
+                "mail",
+                run=world.on_pay,
+                lookup=world.on_lookup,
+                retriable=True,
+                timeout=AT_ONCE,
+            ),
             name="post",
         ),
         saga(paying, ship, name="locked", lock=Lock(on=lambda _: "till-1")),

@@ -14,8 +14,10 @@ from uuid import UUID
 import pytest
 from click.testing import CliRunner, Result
 
+from orchestrator.context import Found, NotLanded, Standing
 from recovery.cli.failures import ExitCode
 from recovery.cli.program import amends
+from recovery.operator import authenticating
 from tests.integration.engine import Engine
 from tests.integration.operating.till import NEWER, TILL, WORLD
 from tests.integration.operating.world import (
@@ -67,7 +69,8 @@ def test_a_verb_names_who_what_and_what_is_next(till: Engine, run: Run) -> None:
     saga_id = stuck(till)
     answer = run("mark-done", "order-1", "--step", "pay", "--reference", "pay-1", *WHY)
     assert answer.exit_code == 0, answer.stderr
-    first, following = answer.stdout.splitlines()
+    first, looked_up, following = answer.stdout.splitlines()
+    assert looked_up == "  looked up: order order-1, status done"
     assert first == f"till order-1 ({saga_id}): mark-done pay; it is running"
     assert following == "  next ship, attempt 1"
     assert audit(till, saga_id) == [("mark-done", f"cli:{getpass.getuser()}", "called the bank")]
@@ -75,6 +78,8 @@ def test_a_verb_names_who_what_and_what_is_next(till: Engine, run: Run) -> None:
 
 def test_json_has_everything_that_was_written(till: Engine, run: Run) -> None:
     saga_id = stuck(till)
+    fits = Standing(order="order-1", status="captured")
+    WORLD.under = Found(theirs=fits, ours=fits, effect=PAID)
     arguments = ("--step", "pay", "--reference", "pay-1", "--moved", "capture:1990:eur")
     answer = run("mark-done", "order-1", *arguments, "--actor", "ada", *WHY, "--json")
     [told] = objects(answer)
@@ -96,23 +101,27 @@ def test_a_dry_run_shows_what_would_be_written_the_money_and_the_other_side(
     saga_id = stuck(till)
     WORLD.found = PAID
     before = everything(till)
+    denied = run("mark-not-done", "order-1", "--step", "pay", *WHY, "--dry-run")
+    assert denied.exit_code == CONFLICT
+    assert "the other side has pay-1" in denied.stderr
+    WORLD.found = NotLanded("no payment")
     answer = run("mark-not-done", "order-1", "--step", "pay", *WHY, "--dry-run")
     assert answer.exit_code == 0, answer.stderr
     assert everything(till) == before
     lines = answer.stdout.splitlines()
     assert "mark-not-done pay, decided at seq" in lines[1]
     assert "  settled  pay  it did not happen (by " in answer.stdout
+    assert "  looked up: found nothing, why no payment" in lines
     assert "and then it would be running" in lines
     assert "  next pay, attempt 2" in lines
     assert "money at risk, by the log: none" in lines
-    assert "  pay  it happened  pay-1  capture 1990 EUR" in lines  # so it would be wrong
+    assert "  pay  it is not there  no payment" in lines
     seq = till.client.get(saga_id).seq
     assert f"--seen {seq}" in lines[-1]
 
 
 def test_show_prints_the_seq_the_question_and_commands_that_work(till: Engine, run: Run) -> None:
     saga_id = stuck(till)
-    WORLD.found = PAID
     shown = run("show", "order-1")
     assert f"seq      {till.client.get(saga_id).seq}" in shown.stdout
     assert "outstanding: pay" in shown.stdout
@@ -124,6 +133,7 @@ def test_show_prints_the_seq_the_question_and_commands_that_work(till: Engine, r
     for advice in page["recommended"]:
         assert advice["command"] in shown.stdout
         assert run(*shlex.split(advice["command"])[1:], "--dry-run").exit_code == 0
+    WORLD.found = PAID
     assert run(*shlex.split(page["recommended"][0]["command"])[1:]).exit_code == 0
     assert till.finish(saga_id) == "completed"
 
@@ -174,9 +184,18 @@ def test_too_early_says_from_when_on(till: Engine, run: Run) -> None:
     assert re.search(r"possible from \d{4}-\d\d-\d\dT[\d:.]+Z on", answer.stderr)
 
 
-def test_resolve_and_replay(till: Engine, run: Run, tmp_path: Path) -> None:
+def test_resolve_and_replay(
+    till: Engine, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saga_id = stuck(till)
-    assert run("resolve", "order-1", *WHY).stdout.endswith("resolve; it is resolved\n")
+    said = run("resolve", "order-1", *WHY)
+    assert "it does not count before another person" in said.stdout
+    [confirm] = [each.strip() for each in said.stdout.splitlines() if "amends confirm" in each]
+    alone = run(*shlex.split(confirm)[1:])
+    assert alone.exit_code == CONFLICT
+    assert "the same person" in alone.stderr
+    monkeypatch.setattr(authenticating, "_user", lambda: "bob")
+    assert "confirm; it is resolved\n" in run(*shlex.split(confirm)[1:]).stdout
     payload = tmp_path / "payload.json"
     payload.write_text('{"amount": 7}')
     seen = run("replay", "order-1", "--payload", str(payload), *WHY, "--dry-run", "--json")

@@ -32,6 +32,7 @@ from tests.integration.operating.world import (
     PAID,
     World,
     audit,
+    by_both,
     everything,
     start,
     unknown,
@@ -182,7 +183,7 @@ def test_who_may_what_a_worker_may_can_act_as_an_operator(
     sqlalchemy.event.listen(both.pool, "checkout", _as_worker)
     mover.act(saga_id, TO_2, ADA)
     mover.act(saga_id, Retry(), ADA)
-    mover.act(other, Resolve(), ADA)
+    by_both(mover, other, Resolve())
     assert mover.replay(other, Replay(), ADA).created
     [(user,)] = both.sql("SELECT current_user")
     assert user == "amends_worker"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.context import NotLanded
 from orchestrator.doorbell import SilentDoorbell
+from orchestrator.entries import EvidenceClaimed
 from orchestrator.errors import (
     Terminal,
     UnknownDefinitionError,
@@ -13,6 +15,7 @@ from orchestrator.state import State
 from recovery.operator.operator import Operator
 from recovery.operator.verbs import (
     Abandon,
+    Confirm,
     MarkDone,
     MarkNotDone,
     Probe,
@@ -24,10 +27,12 @@ from recovery.operator.verbs import (
 from tests.integration.engine import Engine
 from tests.integration.operating.world import (
     ADA,
+    BOB,
     LOST,
     PAID,
     World,
     audit,
+    by_both,
     start,
     steps_run,
     undone,
@@ -130,7 +135,8 @@ def test_mark_done_lets_the_saga_go_on_with_the_result(
 def test_mark_not_done_tries_again_under_a_new_key(
     engine: Engine, operator: Operator, world: World
 ) -> None:
-    saga_id = unknown(engine, world)
+    saga_id = unknown(engine, world, "askable")
+    world.found = NotLanded()
     operator.act(saga_id, MarkNotDone(step="pay"), ADA)
     assert engine.finish(saga_id) == "completed"
     assert len(set(world.keys)) == 2
@@ -139,7 +145,8 @@ def test_mark_not_done_tries_again_under_a_new_key(
 def test_mark_not_done_may_have_the_saga_taken_back_without_another_try(
     engine: Engine, operator: Operator, world: World
 ) -> None:
-    saga_id = unknown(engine, world)
+    saga_id = unknown(engine, world, "askable")
+    world.found = NotLanded()
     operator.act(saga_id, MarkNotDone(step="pay", take_back=True), ADA)
     assert engine.finish(saga_id) == "compensated"
     assert len(world.keys) == 1
@@ -174,19 +181,22 @@ def test_closing_ends_a_saga_for_good(
     engine: Engine, operator: Operator, world: World, verb: Verb
 ) -> None:
     saga_id = undone(engine, world)
-    assert operator.act(saga_id, verb, ADA).state is State.RESOLVED
+    assert by_both(operator, saga_id, verb).state is State.RESOLVED
     found = engine.client.get(saga_id)
     assert (found.state, found.due_at) == (State.RESOLVED, None)
     assert engine.attempts(saga_id) == []
-    assert audit(engine, saga_id) == [(verb.name, "ada", "called the bank")]
+    assert audit(engine, saga_id) == [("confirm", "bob", "so did I")]
+    [claim] = [each for each in engine.entries(saga_id) if isinstance(each, EvidenceClaimed)]
+    assert (claim.verb, claim.actor, claim.reason) == (verb.name, "ada", "called the bank")
 
 
 def test_abandon_withdraws_what_waits(engine: Engine, operator: Operator, world: World) -> None:
     world.pay = LOST
     saga_id = start(engine, "patient")
     engine.work()
-    assert engine.attempts(saga_id) != []
     operator.act(saga_id, Abandon(), ADA)
+    assert engine.attempts(saga_id) != []  # one person's word leaves it as it was
+    operator.act(saga_id, Confirm(), BOB)
     assert engine.attempts(saga_id) == []
 
 
@@ -198,7 +208,7 @@ def test_a_saga_whose_definition_is_gone_can_be_abandoned_and_nothing_else(
     stranger = Operator(elsewhere.coordinator, elsewhere.client)
     with pytest.raises(UnknownDefinitionError):
         stranger.act(saga_id, Retry(), ADA)
-    assert stranger.act(saga_id, Abandon(), ADA).state is State.RESOLVED
+    assert by_both(stranger, saga_id, Abandon()).state is State.RESOLVED
     elsewhere.close()
 
 
@@ -210,5 +220,5 @@ def test_a_closed_saga_lets_go_of_its_lock(
     engine.finish(first)
     assert engine.client.get(second).state is State.WAITING
     world.pay = PAID
-    operator.act(first, Resolve(), ADA)
+    by_both(operator, first, Resolve())
     assert engine.finish(second) == "completed"

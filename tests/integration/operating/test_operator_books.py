@@ -10,16 +10,18 @@ from uuid import UUID
 import pytest
 
 from orchestrator.closing import Close, Closing, HoldOn
-from orchestrator.context import Effect, Movement, StepContext
+from orchestrator.context import Effect, Found, Movement, Standing, StepContext
 from orchestrator.errors import Terminal
 from orchestrator.state import State
 from recovery.operator.operator import Operator
+from recovery.operator.refusals import RefusedError
 from recovery.operator.verbs import MarkDone, MarkNotDone, Verb
 from tests.histories import doing, saga
 from tests.integration.engine import Engine
 from tests.integration.operating.world import ADA, audit
 
 REFUNDS: list[str] = []
+SETTLED: list[bool] = []
 
 
 def moved(kind: str, reference: str, *, pending: bool = False) -> Effect:
@@ -48,8 +50,16 @@ def given_back(closing: Closing) -> Close | HoldOn:
     return HoldOn(until=min(since) + timedelta(milliseconds=1)) if since else Close()
 
 
+def look_up(_: Any, reference: str | None) -> Found:
+    """How the refund stands: settled when a test says so, else failed."""
+    theirs = Standing(status="refunded" if SETTLED else "captured")
+    ours = Standing(status="refunded")
+    effect = moved("refund", reference or "")
+    return Found(theirs=theirs, ours=ours, effect=effect, untouched=not SETTLED)
+
+
 SLOW = saga(
-    doing("pay", run=pay, compensation=refund),
+    doing("pay", run=pay, compensation=refund, lookup=look_up),
     doing("ship", run=ship),
     name="slow",
     closing=given_back,
@@ -59,6 +69,7 @@ SLOW = saga(
 @pytest.fixture
 def engine(database: str) -> Iterator[Engine]:
     REFUNDS.clear()
+    SETTLED.clear()
     made = Engine(database, SLOW)
     yield made
     made.close()
@@ -77,7 +88,12 @@ def parked(engine: Engine) -> UUID:
 def test_a_persons_word_on_a_pending_refund_brings_the_saga_to_its_end(
     engine: Engine, parked: UUID, verb: Verb, refunds: int
 ) -> None:
-    Operator(engine.coordinator, engine.client).act(parked, verb, ADA)
+    operator = Operator(engine.coordinator, engine.client)
+    if isinstance(verb, MarkDone):
+        with pytest.raises(RefusedError, match="captured"):
+            operator.act(parked, verb, ADA)
+        SETTLED.append(True)
+    operator.act(parked, verb, ADA)
     assert engine.finish(parked) == State.COMPENSATED
     assert len(set(REFUNDS)) == len(REFUNDS) == refunds
     assert audit(engine, parked) == [(verb.name, "ada", "called the bank")]

@@ -143,7 +143,7 @@ def test_of_many_operators_at_once_one_acts(
     came: list[str] = []
 
     def act(number: int) -> None:
-        verb = MarkNotDone(step="pay") if number % 2 else MarkDone(step="pay", reference="pay-1")
+        verb = Retry() if number % 2 else MarkDone(step="pay", reference="pay-1")
         ready.wait()
         try:
             operator.act(

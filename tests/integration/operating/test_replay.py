@@ -18,11 +18,11 @@ from recovery.operator.verbs import (
 )
 from tests.integration.engine import Engine
 from tests.integration.operating.world import (
-    ADA,
     BOB,
     PAID,
     World,
     audit,
+    by_both,
     everything,
     start,
     undone,
@@ -32,7 +32,7 @@ from tests.integration.operating.world import (
 
 def resolved(engine: Engine, operator: Operator, world: World) -> UUID:
     saga_id = unknown(engine, world)
-    operator.act(saga_id, Resolve(), ADA)
+    by_both(operator, saga_id, Resolve())
     return saga_id
 
 
@@ -76,7 +76,7 @@ def test_what_completed_or_left_money_open_is_done_again_only_on_purpose(
     completed = start(engine)
     assert engine.finish(completed) == "completed"
     open_money = undone(engine, world, key="order-2")
-    operator.act(open_money, Resolve(), ADA)
+    by_both(operator, open_money, Resolve())
     before = everything(engine)
     for saga_id in (completed, open_money):
         with pytest.raises(RefusedError, match="--again"):
@@ -91,7 +91,7 @@ def test_a_saga_in_flight_and_a_wrong_payload_are_not_replayed(
     moving = unknown(engine, world)
     with pytest.raises(RefusedError, match="has not ended"):
         operator.replay(moving, Replay(), BOB)
-    operator.act(moving, Resolve(), ADA)
+    by_both(operator, moving, Resolve())
     before = everything(engine)
     with pytest.raises(PayloadError, match="amount"):
         operator.replay(moving, Replay(changes={"amount": "many"}), BOB)

@@ -16,6 +16,7 @@ TILL = saga(
         run=WORLD.on_pay,
         compensation=WORLD.on_refund,
         probe=WORLD.on_probe,
+        lookup=WORLD.on_lookup,
         retry=ONCE,
         undo_retry=ONCE,
         probe_retry=ONCE,

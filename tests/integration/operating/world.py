@@ -7,18 +7,19 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from orchestrator.context import Effect, Movement, NotLanded
+from orchestrator.context import Effect, Found, Movement, NotLanded, Standing
 from orchestrator.definition import Retry as Budget
 from orchestrator.errors import (
     OutcomeUnknown,
     Terminal,
 )
-from recovery.operator.verbs import (
-    By,
-)
+from recovery.operator.operator import Operator
+from recovery.operator.previews import Preview
+from recovery.operator.verbs import Confirm, Verb
 from tests.integration.engine import Engine
+from tests.operators import person
 
-ADA, BOB = By(actor="ada", reason="called the bank"), By(actor="bob", reason="so did I")
+ADA, BOB = person("ada"), person("bob", "so did I")
 ONCE = Budget(max_attempts=1, base=timedelta(hours=1), cap=timedelta(hours=1))
 SLOW = Budget(max_attempts=5, base=timedelta(days=99), cap=timedelta(days=99))
 AT_ONCE = timedelta(milliseconds=200)
@@ -26,11 +27,15 @@ AT_ONCE = timedelta(milliseconds=200)
 
 @dataclass
 class World:
-    """The other side of `pay` and `refund`: what it answers is what a test says."""
+    """The other side of `pay` and `refund`: what it answers is what a test says.
+
+    `under`: what it has under any reference; without it, what fits.
+    """
 
     pay: Any = None
     refund: Any = None
     found: Any = field(default_factory=NotLanded)
+    under: Any = None
     asked: int = 0
     keys: list[str] = field(default_factory=list)
 
@@ -45,6 +50,13 @@ class World:
         self.asked += 1
         assert ctx.step_key == ctx.idempotency_key
         return _answer(self.found)
+
+    def on_lookup(self, ctx: Any, reference: str | None) -> Any:
+        if self.under is not None:
+            return _answer(self.under)
+        effect = Effect(value={"id": reference}, reference=reference)
+        there = Standing(order=ctx.saga_key, status="done")
+        return Found(theirs=there, ours=there, effect=effect)
 
 
 def _answer(answer: Any) -> Any:
@@ -90,6 +102,12 @@ def undone(engine: Engine, world: World, key: str = "order-1", *, name: str = "s
 
 def until_quiet(engine: Engine) -> None:
     engine.sql("SELECT pg_sleep(0.25)")
+
+
+def by_both(operator: Operator, saga_id: UUID, verb: Verb) -> Preview:
+    """The verb, said by one person and confirmed by another."""
+    assert operator.act(saga_id, verb, ADA).claim is not None
+    return operator.act(saga_id, Confirm(), BOB)
 
 
 def everything(engine: Engine) -> list[Any]:
