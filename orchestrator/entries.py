@@ -529,6 +529,33 @@ _DEFAULTS: Mapping[type, tuple[tuple[str, Any], ...]] = {
 }
 
 
+FIRST_FORMAT = 1
+"""The form of logs whose entries hold only what `SINCE` does not name."""
+
+SINCE: dict[tuple[str, str | None], int] = {}
+"""In which form of the log a kind (kind, None), or a field of one (kind, field), appeared.
+
+A deploy is rolled out worker by worker, so for a while old ones meet what new ones write. Whoever
+adds a kind or a field names it here, with a number above all that a release has had; a saga whose
+log holds it is left alone by workers that know less (`orchestrator.storage.statements.CLAIM`).
+"""
+
+
+def log_format() -> int:
+    """Return the newest form of the log that this process reads."""
+    return max(SINCE.values(), default=FIRST_FORMAT)
+
+
+def format_of(*entries: Entry) -> int:
+    """Return the oldest form of the log in which a reader understands all of these."""
+    newest = FIRST_FORMAT
+    for entry in entries if SINCE else ():
+        kind, values = encode(entry)
+        named = [(kind, None), *((kind, field) for field in values)]
+        newest = max(newest, *(SINCE.get(each, FIRST_FORMAT) for each in named))
+    return newest
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnreadableEntry:
     """A row of the log that is no entry this version knows, and why; no fold accepts it."""

@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from orchestrator import outcomes
-from orchestrator.entries import Recorded, UnreadableEntry
+from orchestrator.entries import Recorded, UnreadableEntry, log_format
 from orchestrator.errors import HistoryError, InstallationError, LogUnavailableError
 from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
@@ -91,6 +91,11 @@ def folded(snapshot: Snapshot) -> FoldedSaga:
         NewerLogError: only a newer version can tell what it says.
         UnreadableLogError: it is damaged, or holds entries that the saga's row does not know.
     """
+    if snapshot.saga.log_format > log_format():
+        raise NewerLogError(
+            f"a newer version wrote its log (form {snapshot.saga.log_format}; this one reads "
+            f"{log_format()}): upgrade this process"
+        )
     state = fold_of(snapshot.entries, snapshot.base)
     if state.seq != snapshot.saga.seq:
         raise UnreadableLogError(

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from orchestrator.doorbell import Ring
+from orchestrator.entries import log_format
 from orchestrator.state import State
 from orchestrator.storage.database import Database, Row
 from orchestrator.storage.rows import RING_PATIENCE_SECONDS, AttemptId, OpenAttempt
@@ -39,13 +40,16 @@ _NOW = "(SELECT clock_timestamp())"
 """Asked once per statement. A clock that ticks while Postgres reads cannot be sought in an index:
 it would read all that merely waits, at every sweep."""
 
+_IS_KNOWN = "s.definition_hash = ANY(%(hashes)s::text[]) AND s.log_format <= %(log_format)s"
+"""Whether this process has the saga's definition and can read its log."""
+
 EXPIRED = f"""
 SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner,
     t.lease_until >= t.timeout_at AND t.timeout_for > make_interval(secs => %(lease)s),
     t.lease_until
 FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
 WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NOT NULL
-    AND s.definition_hash = ANY(%(hashes)s::text[])
+    AND {_IS_KNOWN}
     AND (%(since)s::timestamptz IS NULL
         OR (coalesce(t.lease_until, t.ring_at), t.saga_id, t.step, t.direction, t.number)
             > (%(since)s, %(saga_id)s, %(step)s, %(direction)s, %(number)s::int))
@@ -70,7 +74,7 @@ WITH picked AS (
     SELECT t.saga_id, t.step, t.direction, t.number, s.definition
     FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
     WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NULL
-        AND t.rung_count = 0 AND s.definition_hash = ANY(%(hashes)s::text[])
+        AND t.rung_count = 0 AND {_IS_KNOWN}
     ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
 )
@@ -83,10 +87,10 @@ FROM picked WHERE (t.saga_id, t.step, t.direction, t.number)
 
 # A queue's messages are counted whoever they are for, and so is what they are to be held against:
 # those of another deployment's sagas must not pass for ours.
-RUNG = """
+RUNG = f"""
 SELECT t.queue, count(*),
     count(*) FILTER (WHERE t.ring_at <= clock_timestamp()
-        AND s.definition_hash = ANY(%(hashes)s::text[]))
+        AND {_IS_KNOWN})
 FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
 WHERE t.token IS NULL AND t.rung_count > 0
 GROUP BY t.queue
@@ -104,7 +108,7 @@ WITH picked AS (
     FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
     WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NULL
         AND t.rung_count > 0 AND t.queue = %(queue)s
-        AND s.definition_hash = ANY(%(hashes)s::text[])
+        AND {_IS_KNOWN}
     ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
 )
@@ -142,28 +146,29 @@ ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT 1
 DUE = f"""
 WITH picked AS (
     SELECT s.id FROM amends.saga s
-    WHERE s.due_at <= {_NOW} AND (s.definition_hash = ANY(%(hashes)s::text[])
+    WHERE s.due_at <= {_NOW} AND ({_IS_KNOWN}
         OR NOT EXISTS (SELECT FROM amends.process p
             WHERE p.seen_at > clock_timestamp() - make_interval(secs => {SEEN_SECONDS})
-                AND s.definition_hash = ANY(p.definition_hashes)))
+                AND s.definition_hash = ANY(p.definition_hashes)
+                AND s.log_format <= p.log_format))
     ORDER BY s.due_at LIMIT {LOOK_BATCH}
     FOR UPDATE SKIP LOCKED
 )
 UPDATE amends.saga s SET
-    look_count = s.look_count + (s.definition_hash <> ALL(%(hashes)s::text[]))::int,
+    look_count = s.look_count + (NOT ({_IS_KNOWN}))::int,
     due_at = clock_timestamp() + make_interval(secs =>
-        CASE WHEN s.definition_hash = ANY(%(hashes)s::text[]) THEN {LOOKING_SECONDS}
+        CASE WHEN {_IS_KNOWN} THEN {LOOKING_SECONDS}
         ELSE least({FOREIGN_LOOK_SECONDS} * 2.0 ^ least(s.look_count, 16),
             {MAX_FOREIGN_LOOK_SECONDS}) END)
 FROM picked WHERE s.id = picked.id
-RETURNING s.id, s.definition, s.version, s.state, s.definition_hash = ANY(%(hashes)s::text[])
+RETURNING s.id, s.definition, s.version, s.state, {_IS_KNOWN}
 """
 
 WAKE_FOREIGN = """
 UPDATE amends.saga SET due_at = clock_timestamp(), look_count = 0
 WHERE due_at > clock_timestamp() AND look_count > 0
     AND state NOT IN ('stuck', 'failed_compensation')
-    AND definition_hash = ANY(%(hashes)s::text[])
+    AND definition_hash = ANY(%(hashes)s::text[]) AND log_format <= %(log_format)s
 """
 
 
@@ -211,6 +216,7 @@ class Attempts:
         """
         values = {
             "hashes": list(hashes),
+            "log_format": log_format(),
             "limit": limit,
             "lease": lease_seconds,
             "since": after and after.lease_until,
@@ -229,7 +235,7 @@ class Attempts:
 
     def ring_first(self, hashes: Sequence[str], limit: int) -> list[Ring]:
         """Take due attempts that were never rung, and note that they are rung now."""
-        values = {"hashes": list(hashes), "limit": limit}
+        values = {"hashes": list(hashes), "log_format": log_format(), "limit": limit}
         rows = self._database.run(RING_FIRST, values, writes="sweep.commit")
         return [_ring(row) for row in rows]
 
@@ -245,7 +251,7 @@ class Attempts:
         """
         if not self._database.run(ANY_OVERDUE, {}):
             return []
-        rows = self._database.run(RUNG, {"hashes": list(hashes)})
+        rows = self._database.run(RUNG, {"hashes": list(hashes), "log_format": log_format()})
         return [Backlog(queue=row[0], rung=row[1], overdue=row[2]) for row in rows if row[2]]
 
     def ring_again(
@@ -257,6 +263,7 @@ class Attempts:
             {
                 "queue": queue,
                 "hashes": list(hashes),
+                "log_format": log_format(),
                 "limit": limit,
                 "patience": patience_seconds,
             },
@@ -280,7 +287,9 @@ class Attempts:
 
     def due_sagas(self, hashes: Sequence[str]) -> list[DueSaga]:
         """Take up to 100 sagas whose time has come; a foreign one is put off, longer each time."""
-        rows = self._database.run(DUE, {"hashes": list(hashes)}, writes="sweep.commit")
+        rows = self._database.run(
+            DUE, {"hashes": list(hashes), "log_format": log_format()}, writes="sweep.commit"
+        )
         return [
             DueSaga(
                 id=row[0],
@@ -294,7 +303,11 @@ class Attempts:
 
     def wake_foreign(self, hashes: Sequence[str]) -> None:
         """Make sagas due that others put off because only this process has their definition."""
-        self._database.run(WAKE_FOREIGN, {"hashes": list(hashes)}, writes="sweep.commit")
+        self._database.run(
+            WAKE_FOREIGN,
+            {"hashes": list(hashes), "log_format": log_format()},
+            writes="sweep.commit",
+        )
 
 
 def attempt_of(ring: Ring) -> AttemptId:

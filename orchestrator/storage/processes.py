@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from orchestrator.entries import log_format
 from orchestrator.storage.database import Database
 
 HELD = """
@@ -23,9 +24,9 @@ HELD = """
 
 SEEN = f"""
 INSERT INTO amends.process (owner, kind, queues, definition_hashes, amends_version,
-    session_key, pid_space, pid, pid_started)
+    session_key, pid_space, pid, pid_started, log_format)
 VALUES (%(owner)s, %(kind)s, %(queues)s::text[], %(hashes)s::text[], %(version)s,
-    %(session_key)s, %(pid_space)s, %(pid)s, %(pid_started)s)
+    %(session_key)s, %(pid_space)s, %(pid)s, %(pid_started)s, %(log_format)s)
 ON CONFLICT (owner) DO UPDATE SET seen_at = clock_timestamp(), queues = excluded.queues,
     session_key = excluded.session_key, pid_space = excluded.pid_space, pid = excluded.pid,
     pid_started = excluded.pid_started
@@ -153,6 +154,7 @@ class Processes:
                 "pid_space": process.pid_space,
                 "pid": process.pid,
                 "pid_started": process.pid_started,
+                "log_format": log_format(),
             },
         )
         return bool(rows[0][0])

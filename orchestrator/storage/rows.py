@@ -90,6 +90,7 @@ class SagaRow:
     parent_id: UUID | None = None
     parent_step: str | None = None
     lock: str | None = None
+    log_format: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,6 @@ from psycopg.errors import InsufficientPrivilege, UniqueViolation
 
 from orchestrator import checkpoints
 from orchestrator.entries import (
-    ENTRY_TYPES,
     Entry,
     Json,
     LateOutcomeRecorded,
@@ -39,6 +38,8 @@ from orchestrator.entries import (
     Recorded,
     decoded,
     encode,
+    format_of,
+    log_format,
 )
 from orchestrator.errors import LogUnavailableError
 from orchestrator.state import TERMINAL, FoldedSaga, State
@@ -57,8 +58,6 @@ from orchestrator.storage.rows import (
     Scheduled,
     Snapshot,
 )
-
-KINDS = list(ENTRY_TYPES)
 
 NO_ENTRIES = 2**31 - 1
 """A seq that no log reaches: read what stands beside the entries."""
@@ -122,7 +121,7 @@ class SagaLog:
         """Take the right to run `attempt`, log the intent, and return its saga's history.
 
         None: it is not there, not due, held by somebody, of a definition not in `hashes`, or its
-        log holds entries of kinds that only a newer version knows.
+        log holds what only a newer version reads.
         """
         rows = self._database.run(
             statements.CLAIM,
@@ -132,7 +131,7 @@ class SagaLog:
                 "owner": owner,
                 "lease": lease_seconds,
                 "hashes": list(hashes),
-                "kinds": KINDS,
+                "log_format": log_format(),
                 "form": checkpoints.form(),
             },
             writes="claim.commit",
@@ -222,6 +221,7 @@ class SagaLog:
             "kind": kind,
             "data": document(data),
             "last_error": last_error,
+            "log_format": format_of(outcome),
         }
         if connection is not None:
             return bool(run_inside(connection, statements.APPEND_OUTCOME, values))
@@ -241,6 +241,7 @@ class SagaLog:
             "states": [each.value for each in states],
             "once": once,
             "kind": kind,
+            "log_format": format_of(fact),
             "data": document(data),
         }
         return bool(self._database.run(statements.APPEND_FACT, values, writes="fact.commit"))
@@ -273,6 +274,7 @@ class SagaLog:
             "kind": kind,
             "data": document(data),
             "mark": document(mark),
+            "log_format": format_of(fact),
             "step": getattr(fact, "step", None),
             "question": question,
         }
@@ -415,6 +417,7 @@ def _new_saga_values(saga: NewSaga) -> dict[str, Json]:
         "replay_of": saga.replay_of and str(saga.replay_of),
         "lock": saga.lock,
         "lock_granted": saga.lock_granted,
+        "log_format": format_of(saga.started),
         "started": encode(saga.started)[1],
     }
 
@@ -426,6 +429,7 @@ def _advance_values(change: Advance) -> dict[str, Any]:
         "seq": change.seq,
         "entries": document([encode(each) for each in change.entries]),
         "entry_count": len(change.entries),
+        "log_format": format_of(*change.entries),
         "state": change.state.value,
         "ended": change.state in TERMINAL,
         "due_in": change.due_in_seconds,
@@ -504,6 +508,7 @@ def _saga_row(row: Row) -> SagaRow:
         parent_id=row[9],
         parent_step=row[10],
         lock=row[11],
+        log_format=row[12],
     )
 
 

@@ -33,15 +33,16 @@ _SCHEDULE = (
 START = f"""
 WITH started AS (
     INSERT INTO amends.saga (id, definition, version, definition_hash, key, fingerprint, state, seq,
-        due_at, deadline_at, attributes, trace, parent_id, parent_step, replay_of, lock)
+        due_at, deadline_at, attributes, trace, parent_id, parent_step, replay_of, lock, log_format)
     SELECT n.id, n.definition, n.version, n.hash, n.key, n.fingerprint, 'running', 1,
         clock_timestamp() + make_interval(secs => n.due_in),
         clock_timestamp() + make_interval(secs => n.deadline),
         CASE jsonb_typeof(n.attributes) WHEN 'object' THEN n.attributes ELSE '{{}}' END, n.trace,
-        n.parent_id, n.parent_step, n.replay_of, n.lock
+        n.parent_id, n.parent_step, n.replay_of, n.lock, coalesce(n.log_format, 1)
     FROM json_to_recordset(%(sagas)s::json) AS n(id uuid, definition text, version int, hash text,
         key text, fingerprint text, deadline float8, due_in float8, attributes jsonb,
-        trace jsonb, parent_id uuid, parent_step text, replay_of uuid, lock text)
+        trace jsonb, parent_id uuid, parent_step text, replay_of uuid, lock text,
+        log_format smallint)
     WHERE NOT EXISTS (SELECT FROM amends.tombstone o
         WHERE o.definition = n.definition AND o.key = n.key)
     ON CONFLICT (definition, key) DO NOTHING
@@ -90,7 +91,8 @@ WHERE definition = %(definition)s AND key = ANY(%(keys)s::text[])
 
 _ROW = (
     "{s}.id, {s}.definition, {s}.version, {s}.definition_hash, {s}.key, {s}.fingerprint, "
-    "{s}.state, {s}.seq, {s}.look_count, {s}.parent_id, {s}.parent_step, {s}.lock"
+    "{s}.state, {s}.seq, {s}.look_count, {s}.parent_id, {s}.parent_step, {s}.lock, "
+    "{s}.log_format"
 )
 
 _ENTRIES_AFTER = """
@@ -114,10 +116,7 @@ WITH claimed AS (
     WHERE t.saga_id = %(saga_id)s AND t.step = %(step)s AND t.direction = %(direction)s
         AND t.number = %(number)s AND t.token IS NULL AND t.due_at <= clock_timestamp()
         AND s.id = t.saga_id AND s.definition_hash = ANY(%(hashes)s::text[])
-        AND NOT EXISTS (SELECT FROM amends.saga_log l
-            WHERE l.saga_id = t.saga_id AND l.kind <> ALL(%(kinds)s::text[])
-                AND l.seq > coalesce((SELECT c.seq FROM amends.checkpoint c
-                    WHERE c.saga_id = t.saga_id AND c.form = %(form)s), 0))
+        AND s.log_format <= %(log_format)s
     RETURNING t.saga_id, t.timeout_for, t.alone
 ), moved AS (
     UPDATE amends.saga s SET seq = s.seq + 1, step = %(step)s, direction = %(direction)s,
@@ -140,6 +139,7 @@ ADVANCE = f"""
 WITH moved AS (
     UPDATE amends.saga SET
         seq = %(seq)s + %(entry_count)s,
+        log_format = greatest(log_format, %(log_format)s),
         state = %(state)s,
         due_at = CASE WHEN %(ended)s THEN NULL
             WHEN %(due_in)s::float8 IS NULL THEN coalesce(due_at, clock_timestamp())
@@ -253,6 +253,7 @@ WITH closed AS (
     RETURNING t.saga_id
 ), moved AS (
     UPDATE amends.saga s SET seq = s.seq + 1, due_at = clock_timestamp(),
+        log_format = greatest(s.log_format, %(log_format)s),
         updated_at = clock_timestamp(), last_error = coalesce(%(last_error)s, s.last_error)
     FROM closed WHERE s.id = closed.saga_id
     RETURNING s.id, s.seq
@@ -266,6 +267,7 @@ SELECT seq FROM moved
 APPEND_FACT = """
 WITH moved AS (
     UPDATE amends.saga s SET seq = s.seq + 1, due_at = clock_timestamp(),
+        log_format = greatest(s.log_format, %(log_format)s),
         updated_at = clock_timestamp()
     WHERE s.id = %(saga_id)s AND s.state = ANY(%(states)s::text[])
         AND NOT (%(once)s AND EXISTS (SELECT FROM amends.saga_log l
@@ -305,7 +307,8 @@ FROM amends.saga_log l WHERE l.saga_id = %(saga_id)s AND l.seq > %(after)s ORDER
 
 APPEND_LATE = """
 WITH moved AS (
-    UPDATE amends.saga s SET seq = s.seq + 1, updated_at = clock_timestamp()
+    UPDATE amends.saga s SET seq = s.seq + 1, updated_at = clock_timestamp(),
+        log_format = greatest(s.log_format, %(log_format)s)
     WHERE s.id = %(saga_id)s AND s.state = ANY(%(states)s::text[])
         AND NOT EXISTS (SELECT FROM amends.saga_log l
             WHERE l.saga_id = s.id AND l.kind = %(kind)s AND l.data @> %(mark)s::jsonb)

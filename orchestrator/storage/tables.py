@@ -23,6 +23,7 @@ from sqlalchemy import (
     Integer,
     Interval,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -61,6 +62,7 @@ saga = Table(
     _instant("due_at"),
     _instant("deadline_at"),
     Column("look_count", Integer, nullable=False, server_default=text("0")),
+    Column("log_format", SmallInteger, nullable=False, server_default=text("1")),
     Column("attributes", JSONB, nullable=False),
     Column("trace", JSONB),
     Column("parent_id", Uuid),
@@ -290,6 +292,7 @@ process = Table(
     Column("pid_space", Text),
     Column("pid", Integer),
     Column("pid_started", Text),
+    Column("log_format", SmallInteger, nullable=False, server_default=text("1")),
 )
 
 idempotency_record = Table(

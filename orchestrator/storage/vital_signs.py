@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from orchestrator.entries import log_format
 from orchestrator.storage.database import Database
-from orchestrator.storage.saga_log import KINDS
 
 SERVER = """
 SELECT current_setting('server_version'), current_setting('server_version_num')::int,
@@ -29,9 +29,7 @@ ORDER BY s.definition, s.version, s.definition_hash
 FOREIGN = _IN_FLIGHT.format(condition="s.definition_hash <> ALL(%(hashes)s::text[])")
 
 UNREADABLE = _IN_FLIGHT.format(
-    condition="""s.definition_hash = ANY(%(hashes)s::text[])
-    AND EXISTS (SELECT FROM amends.saga_log l
-        WHERE l.saga_id = s.id AND l.kind <> ALL(%(kinds)s::text[]))"""
+    condition="s.definition_hash = ANY(%(hashes)s::text[]) AND s.log_format > %(log_format)s"
 )
 
 OVERDUE = """
@@ -94,11 +92,9 @@ class VitalSigns:
         return self._left_behind(FOREIGN, {"hashes": list(hashes)})
 
     def unreadable(self, hashes: Sequence[str]) -> list[LeftBehind]:
-        """Return those in flight of these hashes whose log holds entries of unknown kinds.
-
-        A newer version wrote them. Reads the log of every saga in flight: not to be asked often.
-        """
-        return self._left_behind(UNREADABLE, {"hashes": list(hashes), "kinds": KINDS})
+        """Return those in flight of these hashes whose log a newer version wrote."""
+        values = {"hashes": list(hashes), "log_format": log_format()}
+        return self._left_behind(UNREADABLE, values)
 
     def _left_behind(self, statement: str, values: Mapping[str, Any]) -> list[LeftBehind]:
         names = tuple(LeftBehind.__dataclass_fields__)

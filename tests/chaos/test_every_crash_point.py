@@ -16,14 +16,15 @@ import redis
 from celery import Celery
 from kombu.transport.redis import Channel
 
-from orchestrator import coordinator, keys
+from orchestrator import checkpoints, coordinator, keys
 from orchestrator.definitions import Definitions
+from orchestrator.entries import log_format
 from orchestrator.errors import HistoryError
 from orchestrator.state import FoldedSaga, State
 from orchestrator.storage import statements
 from orchestrator.storage.database import create_engine, run_inside
 from orchestrator.storage.rows import Advance, AttemptId, Claimed
-from orchestrator.storage.saga_log import KINDS, SagaLog
+from orchestrator.storage.saga_log import SagaLog
 from recovery.invariants.collect import check, collect
 from recovery.invariants.evidence import Violation
 from steps.checkout import checkout
@@ -187,7 +188,8 @@ def test_without_the_intent_an_effect_comes_before_its_entry_and_is_noticed(
 
     def claim_and_forget(log: SagaLog, attempt: AttemptId, **options: Any) -> Claimed | None:
         with world.engine.connect() as connection:
-            values = {**asdict(attempt), **options, "kinds": KINDS, "after": 0}
+            known = {"log_format": log_format(), "form": checkpoints.form()}
+            values = {**asdict(attempt), **options, **known}
             values["lease"] = values.pop("lease_seconds")
             rows = run_inside(connection, statements.CLAIM, values)
             connection.rollback()

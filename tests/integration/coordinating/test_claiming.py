@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from orchestrator.context import Effect, StepContext
 from orchestrator.definition import SagaDefinition
+from orchestrator.entries import log_format
 from orchestrator.errors import Retriable
 from orchestrator.folding import replay
 from orchestrator.storage.rows import AttemptId
@@ -246,6 +247,7 @@ def test_a_payload_this_worker_cannot_read_is_no_effect_and_no_unknown(
 def test_a_log_with_entries_of_a_newer_version_is_left_as_it_is(engine: Engine) -> None:
     saga_id = start(engine)
     write(engine, saga_id, "NoteAdded", "{}")
+    engine.sql("UPDATE amends.saga SET log_format = :newer", newer=log_format() + 1)
     assert engine.coordinator.claim(attempt_of(engine.bell.messages[0])) is None
     assert engine.sql("SELECT kind FROM amends.saga_log ORDER BY seq") == [
         ("SagaStarted",),
