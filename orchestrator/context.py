@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from orchestrator.entries import Json
 from orchestrator.errors import OutcomeUnknown, Retriable, Terminal
-from orchestrator.guarding import CallPolicy, Guards, NotLetThrough, Request
+from orchestrator.guarding import CallPolicy, Guards, NotLetThrough, Request, key_of_calls
 from orchestrator.state import RecordedEffect
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ class StepContext(Generic[P]):
             return sending()
         self._requests += 1
         request = Request(
-            key=f"{self.idempotency_key}/{self.direction}",
+            key=key_of_calls(self.saga_id, self.step, self.direction),
             attempt=self.attempt,
             number=self._requests,
             takes=limit,

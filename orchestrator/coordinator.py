@@ -28,6 +28,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import outcomes
+from orchestrator.admission import Admission
 from orchestrator.claiming import Claim, Claims
 from orchestrator.client import SagaClient
 from orchestrator.context import (
@@ -46,6 +47,7 @@ from orchestrator.errors import LogUnavailableError
 from orchestrator.folding import replay
 from orchestrator.guarding import Guards, Unguarded
 from orchestrator.installation import Installation
+from orchestrator.instrumentation import emit
 from orchestrator.keys import key_of, step_key
 from orchestrator.leases import Gate, Leases
 from orchestrator.mover import Mover
@@ -120,10 +122,17 @@ class Coordinator:
             )
             .also(Guards, Unguarded)  # type: ignore[type-abstract]
         )
+        self._admission = Admission(definitions, self._resources)
         self.lease_seconds = lease.total_seconds()
         self._stops = drains
         self._recorder = Recorder(
-            self.log, doorbell, self.mover, self.leases, owner=owner, drains=self._drains
+            self.log,
+            doorbell,
+            self.mover,
+            self.leases,
+            owner=owner,
+            drains=self._drains,
+            admission=self._admission,
         )
         self._claims = Claims(
             self.log,
@@ -149,6 +158,31 @@ class Coordinator:
         if not self.installation.may_act() or self._drains():
             return None
         return self._claims.claim(attempt)
+
+    def puts_off(self, definition: str, attempt: AttemptId) -> bool:
+        """Whether an attempt had better not be claimed now; if so, it comes due again later.
+
+        That is so while the rate of its calls is reached or their circuit is open. Nothing is
+        logged: the row alone says when it comes due, a minute later at most while a circuit is
+        open.
+
+        Raises:
+            LogUnavailableError: Postgres does not answer.
+        """
+        pause = self._admission.pause(definition, attempt)
+        if pause is None:
+            return False
+        if self.log.put_off(attempt, pause.total_seconds()):
+            emit(
+                "attempt.put_off",
+                saga_id=attempt.saga_id,
+                saga=definition,
+                step=attempt.step,
+                direction=attempt.direction,
+                attempt=attempt.number,
+                seconds=round(pause.total_seconds(), 3),
+            )
+        return True
 
     def execute(self, claim: Claim, serves: Serves = lambda _queue: False) -> Claim | None:
         """Run a claimed attempt and record how it ended; return the next attempt if claimed too.

@@ -1,9 +1,10 @@
 """What guards every call to one outside party: how many, and whether at all just now.
 
 Pure data, declared on a step (``step(..., calls=POLICY)``). All steps that name the same policy
-share its rate and its circuit, in every worker. The order is rate, circuit, then one call with its
-deadline; a call that is not let through is put off as a row with a due time, and no worker
-waits for it.
+share its rate and its circuit, in every worker. They are asked before an attempt is claimed: one
+that had better wait is put off as a row with a due time, nothing of it is logged, and no worker
+waits for it. The call itself passes them again, in the order rate, circuit, then one call with its
+deadline: meanwhile others may have been faster.
 """
 
 from __future__ import annotations
@@ -114,6 +115,11 @@ class Request:
     takes: timedelta
 
 
+def key_of_calls(saga_id: object, step: str, direction: str) -> str:
+    """Return what the requests of all attempts of a step and direction have in common."""
+    return f"{saga_id}/{step}/{direction}"
+
+
 class NotLetThrough(Retriable):
     """The call was not made: ``rate_reached`` or ``circuit_open``. It spends no budget."""
 
@@ -137,9 +143,15 @@ class Guards(Protocol):
             NotLetThrough: `send` was not called.
         """
 
+    def pause(self, policy: CallPolicy, key: str) -> timedelta | None:
+        """Return how long an attempt had better wait that is not claimed yet; None: not at all."""
+
 
 class Unguarded:
     """Lets everything through: where no server is shared (tests, a worker without Redis)."""
 
     def call(self, policy: CallPolicy, request: Request, send: Callable[[], T]) -> T:  # noqa: ARG002
         return send()
+
+    def pause(self, policy: CallPolicy, key: str) -> timedelta | None:  # noqa: ARG002
+        return None

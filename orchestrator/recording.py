@@ -10,11 +10,12 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from orchestrator import outcomes
 from orchestrator.actions import RunStep
+from orchestrator.admission import Admission
 from orchestrator.announcing import announce, error_of
 from orchestrator.claiming import Claim, started
 from orchestrator.context import Lease
@@ -60,11 +61,21 @@ class Plan:
     next_claim: Claim | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _InPlace:
+    """What follows at once: `begun`, its intent and the state with that, or put off by `pause`."""
+
+    run: RunStep | None = None
+    begun: tuple[StepStarted, FoldedSaga] | None = None
+    pause: timedelta = timedelta(0)
+
+
 class Recorder:
     """Records outcomes of claims and hands on.
 
     Args:
         owner: names this process in the log; asked anew after a fork.
+        admission: whether an attempt had better wait before it is claimed.
         drains: whether this process has begun to stop; then nothing goes on in place.
     """
 
@@ -77,6 +88,7 @@ class Recorder:
         *,
         owner: Callable[[], str],
         drains: Callable[[], bool],
+        admission: Admission,
     ) -> None:
         self._log = log
         self._doorbell = doorbell
@@ -84,6 +96,7 @@ class Recorder:
         self._leases = leases
         self._owner = owner
         self._drains = drains
+        self._admission = admission
 
     def record(self, claim: Claim, outcome: Outcome, serves: Serves) -> Claim | None:
         """Record an outcome and what it leads to, whatever the database does meanwhile."""
@@ -155,10 +168,10 @@ class Recorder:
         decision = decide(claim.definition, state, now, str(saga_id))
         rung_before = _scheduled_before(claim)
         entries: list[Entry] = [outcome, *decision.entries]
-        in_place, begun = self._in_place(claim, decision, now, serves)
+        here = self._in_place(claim, decision, now, serves)
         next_claim, schedule = None, []
         for run in decision.runs:
-            if run is in_place and begun is not None:
+            if run is here.run and here.begun is not None:
                 right = ClaimInPlace(
                     token=uuid.uuid4(),
                     owner=self._owner(),
@@ -166,12 +179,13 @@ class Recorder:
                 )
                 row = scheduled(claim.definition, run, now, claim=right)
                 schedule.append(row)
-                intent, state = begun
+                intent, state = here.begun
                 entries.append(intent)
                 next_claim = self._next_claim(claim, row, right.token, state, decision.visible)
             else:
                 will_ring = attempt_id(saga_id, run) not in rung_before
-                schedule.append(scheduled(claim.definition, run, now, will_ring=will_ring))
+                later = replace(run, not_before=now + here.pause) if run is here.run else run
+                schedule.append(scheduled(claim.definition, later, now, will_ring=will_ring))
         current = None if next_claim is None else next_claim.attempt
         return Plan(
             next_claim=next_claim,
@@ -193,22 +207,27 @@ class Recorder:
 
     def _in_place(
         self, claim: Claim, decision: Decision, now: datetime, serves: Serves
-    ) -> tuple[RunStep | None, tuple[StepStarted, FoldedSaga] | None]:
-        """The attempt that goes on here, its intent, and the state with that; None where none does.
+    ) -> _InPlace:
+        """Which attempt goes on here, or had better wait.
 
-        What it needs may be in the log only: then its own claim reads that.
+        What it needs may be in the log only: then its own claim reads that. Inside a step's
+        transaction nobody is asked whether it had better wait: then a message asks.
         """
-        if self._drains():
-            return None, None
         run = runs_in_place(claim.definition, decision.runs, now, serves)
-        if run is None:
-            return None, None
-        intent = started(attempt_id(claim.attempt.saga_id, run), self._owner())
+        if run is None or self._drains():
+            return _InPlace()
+        name, attempt = claim.definition.name, attempt_id(claim.attempt.saga_id, run)
+        if claim.step.transactional and not self._admission.is_free(name, run.step):
+            return _InPlace()
+        pause = self._admission.pause(name, attempt)
+        if pause is not None:
+            return _InPlace(run=run, pause=pause)
+        intent = started(attempt, self._owner())
         recorded = Recorded(seq=decision.state.seq + 1, at=now, entry=intent)
         try:
-            return run, (intent, apply(decision.state, recorded))
+            return _InPlace(run=run, begun=(intent, apply(decision.state, recorded)))
         except NotKeptError:
-            return None, None
+            return _InPlace()
 
     def _next_claim(
         self, claim: Claim, row: Scheduled, token: UUID, state: FoldedSaga, visible: State

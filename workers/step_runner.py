@@ -103,6 +103,8 @@ class StepRunner:
             self._put_back.add(ring_of(address, attempt))
             return
         self._begin()
+        if self._coordinator.puts_off(address.definition, attempt):
+            return
         claim = self._coordinator.claim(attempt)
         if claim is None:
             emit("message.stale", saga_id=attempt.saga_id, step=attempt.step)

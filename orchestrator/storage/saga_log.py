@@ -169,6 +169,17 @@ class SagaLog:
         until = logged[-1][0] if logged else seq  # the second statement may see more
         return None, [each for each in self.entries(saga_id) if each.seq <= until]
 
+    def put_off(self, attempt: AttemptId, pause_seconds: float) -> bool:
+        """Let an attempt that nobody holds come due that much later, as if it was never rung.
+
+        False where it is not there, not due, or held; the log says nothing of it.
+        """
+        values = {**_attempt_values(attempt), "pause": pause_seconds}
+        try:
+            return bool(self._database.run(statements.PUT_OFF, values, writes="put_off.commit"))
+        except Moved:
+            return False
+
     def holds(self, attempt: AttemptId, token: UUID) -> bool:
         """Whether `token` holds the attempt now; how an ambiguous claim is read back."""
         rows = self._database.run(statements.HOLDER, {**_attempt_values(attempt), "token": token})

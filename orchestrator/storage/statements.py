@@ -377,6 +377,15 @@ SELECT EXISTS (SELECT FROM amends.saga_log l
 
 ENTRIES = f"SELECT {_ENTRIES}"
 
+PUT_OFF = """
+UPDATE amends.attempt t SET rung_count = 0,
+    due_at = clock_timestamp() + make_interval(secs => %(pause)s),
+    ring_at = clock_timestamp() + make_interval(secs => %(pause)s)
+WHERE t.saga_id = %(saga_id)s AND t.step = %(step)s AND t.direction = %(direction)s
+    AND t.number = %(number)s AND t.token IS NULL AND t.due_at <= clock_timestamp()
+RETURNING t.saga_id
+"""
+
 HOLDER = """
 SELECT t.token = %(token)s FROM amends.attempt t
 WHERE t.saga_id = %(saga_id)s AND t.step = %(step)s AND t.direction = %(direction)s

@@ -99,8 +99,8 @@ def test_every_request_of_an_attempt_has_its_number_under_one_key() -> None:
     ctx.call(done, SECOND)
 
     assert [(each.key, each.number) for each in guards.requests] == [
-        ("shop:A-1:pay/compensate", 1),
-        ("shop:A-1:pay/compensate", 2),
+        (f"{UUID(int=1)}/pay/compensate", 1),
+        (f"{UUID(int=1)}/pay/compensate", 2),
     ]
 
 

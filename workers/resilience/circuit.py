@@ -35,6 +35,12 @@ TRIAL_SLACK: Final = timedelta(seconds=2)
 TRIAL_PAUSE: Final = timedelta(seconds=1)
 """How soon those come again who met the circuit while a trial was under way."""
 
+ADMITTED_FOR: Final = timedelta(seconds=3)
+"""How long who may be the trial is waited for on its way to the call, by those who ask after it."""
+
+LONGEST_PAUSE: Final = timedelta(minutes=1)
+"""So soon everybody is back who was put off, however long the circuit was open."""
+
 SPREAD: Final = 0.5
 """They come back over this share of the open time, so that they do not all come at once."""
 
@@ -87,6 +93,37 @@ if trial_until > now then return {{'trial_under_way', text(trial_until - now)}} 
 redis.call('HSET', KEYS[1], 'trial', ARGV[1], 'trial_until', text(now + ARGV[2]),
     'trial_for', ARGV[2])
 return {{'trial', '0'}}
+"""
+
+_PAUSE: Final = f"""
+-- KEYS[1] circuit  hash  as above, and called: the open_until after which somebody comes for the
+--                        trial, called_at: when (µs); admitted_until: who may be it is on the way
+-- ARGV    open_for (µs), how long who was admitted may be on the way (µs), longest pause (µs)
+{_COUNTING}
+local open_until = tonumber(redis.call('HGET', KEYS[1], 'open_until'))
+if not open_until then return {{'closed', '0', '0'}} end
+if open_until > now + ARGV[1] then -- the clock was set back
+    open_until = now + ARGV[1]
+    redis.call('HSET', KEYS[1], 'open_until', text(open_until))
+end
+local age = math.max(0, now - (redis.call('HGET', KEYS[1], 'since') or now))
+if open_until > now and redis.call('HGET', KEYS[1], 'called') ~= text(open_until) then
+    local rest = math.max(open_until - now, math.min(age, ARGV[3]) / 2)
+    redis.call('HSET', KEYS[1], 'called', text(open_until), 'called_at', text(now + rest))
+    return {{'called', text(rest), text(age)}}
+end
+local closed_until = open_until
+if redis.call('HGET', KEYS[1], 'called') == text(open_until) then
+    local called_at = tonumber(redis.call('HGET', KEYS[1], 'called_at'))
+    closed_until = math.max(closed_until, math.min(called_at, now + ARGV[3]))
+end
+for _, field in ipairs({{'trial_until', 'admitted_until'}}) do
+    local busy_until = tonumber(redis.call('HGET', KEYS[1], field) or 0)
+    closed_until = math.max(closed_until, math.min(busy_until, now + ARGV[1]))
+end
+if closed_until > now then return {{'open', text(closed_until - now), text(age)}} end
+redis.call('HSET', KEYS[1], 'admitted_until', text(now + ARGV[2]))
+return {{'admitted', '0', text(age)}}
 """
 
 _LEAVE: Final = f"""
@@ -174,6 +211,7 @@ class Circuit:
         self._keys = [base, f"{base}.counts", f"{base}.failures"]
         self._enter = server.script(_ENTER)
         self._leave = server.script(_LEAVE)
+        self._pause = server.script(_PAUSE)
         self._look = server.script(_LOOK)
 
     def enter(self, request: Request) -> Entered:
@@ -203,6 +241,22 @@ class Circuit:
             retry_after=rest + self._breaker.open_for * SPREAD * _share(request),
             is_exact=True,
         )
+
+    def pause(self, key: str) -> timedelta | None:
+        """Return how long who is not on the way yet had better wait, or None: not at all.
+
+        Of those who ask while it is open one comes back for the trial, the others after it. The
+        longer it was open, the rarer are both, up to `LONGEST_PAUSE`.
+        """
+        answer: Any = self._server.run(
+            self._pause,
+            self._keys[:1],
+            [_us(self._breaker.open_for), _us(ADMITTED_FOR), _us(LONGEST_PAUSE)],
+        )
+        if answer is None or answer[0] in (b"closed", b"admitted"):
+            return None
+        rest, age = (timedelta(microseconds=int(each)) for each in answer[1:])
+        return rest if answer[0] == b"called" else put_off_for(rest, age, key)
 
     def leave(self, entered: Entered, verdict: Verdict) -> None:
         """Say what a call that was let through tells of the other side."""
@@ -235,6 +289,19 @@ class Circuit:
             open_for=timedelta(microseconds=int(answer[1])),
             next_trial=timedelta(microseconds=int(answer[2])),
         )
+
+
+def put_off_for(rest: timedelta, age: timedelta, key: str) -> timedelta:
+    """Return the pause of an attempt that met an open circuit before it was claimed.
+
+    Args:
+        rest: until the circuit may be tried.
+        age: how long it has been open; who waits comes back ever more rarely.
+        key: of the attempt's calls; it spreads those who wait.
+    """
+    half = min(age, LONGEST_PAUSE) / 2
+    spread = _spread(f"{key}/{age}")
+    return max(rest * (1 + spread / 2), half + half * spread)
 
 
 def through(circuit: Gate, breaker: Breaker, request: Request, send: Callable[[], T]) -> T:
@@ -283,6 +350,9 @@ def _share(request: Request) -> float:
 
     Another attempt comes back elsewhere, so that not always the same saga has to be the trial.
     """
-    spread = f"{request.key}/{request.attempt}/{request.number}"
-    digest = hashlib.blake2b(spread.encode(), digest_size=8).digest()
+    return _spread(f"{request.key}/{request.attempt}/{request.number}")
+
+
+def _spread(what: str) -> float:
+    digest = hashlib.blake2b(what.encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64

@@ -86,6 +86,14 @@ class SharedGuards(Guards):
             else:
                 guard.rate.give_back(slot)
 
+    def pause(self, policy: CallPolicy, key: str) -> timedelta | None:
+        """Return how long an attempt had better wait that is not claimed yet; None: not at all."""
+        guard = self._guard(policy)
+        pause = None if guard.circuit is None else guard.circuit.pause(key)
+        if pause is None and guard.rate is not None:
+            return guard.rate.pause(key)
+        return pause
+
     def circuit(self, policy: CallPolicy) -> Circuit | None:
         """Return the circuit of a policy, for those who want to look at it."""
         return self._guard(policy).circuit

@@ -48,7 +48,8 @@ _TAKE: Final = (
 -- KEYS[2] promised   zset    key#number -> when its slot is free (µs)
 -- KEYS[3] held       string  how long a request is under way, smoothed (µs)
 -- KEYS[4] under_way  zset    request -> when it is given up (µs)
--- ARGV    request, key, number, takes (µs), limit, per (µs), lateness (µs), kept (µs)
+-- ARGV    request ('': a slot is not taken yet), key, number, takes (µs), limit, per (µs),
+--         lateness (µs), kept (µs)
 local key, number, takes = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local limit, per = tonumber(ARGV[5]), tonumber(ARGV[6])
 local lateness, kept = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -75,6 +76,7 @@ if not is_due then -- those who were promised a slot about now go first
     if mine and mine <= now + per then spoken_for = spoken_for - 1 end
 end
 if limit - used > spoken_for then
+    if ARGV[1] == '' then return '-1' end
     redis.call('ZADD', KEYS[1], text(now + math.min(held, per / 2)), ARGV[1])
     redis.call('ZADD', KEYS[4], text(now + takes), ARGV[1])
     local live_for = math.max(redis.call('PTTL', KEYS[4]), math.ceil((takes + per) / 1000) + 1000)
@@ -194,6 +196,16 @@ class SharedRate:
             retry_after=timedelta(microseconds=int(answer)),
             is_exact=True,
         )
+
+    def pause(self, key: str) -> timedelta | None:
+        """Return when a slot is kept for the first request of `key`, or None: there may be one now.
+
+        What is kept is found by `take`, and by another `pause`.
+        """
+        answer: Any = self._server.run(self._take, self._keys, ["", key, 1, 0, *self._values])
+        if answer is None or int(answer) < 0:
+            return None
+        return timedelta(microseconds=int(answer))
 
     def landed(self, name: str, request: Request) -> None:
         """Say that the request of a slot has arrived: it was answered, or never will be."""
