@@ -135,7 +135,8 @@ class Claims:
         except HistoryError:
             if claimed.base is None:
                 raise
-            before = fold_of(self._log.entries(saga_id)[: intent.seq - 1])
+            whole = self._log.entries(saga_id)
+            before = fold_of([each for each in whole if each.seq < intent.seq])
             state, is_due = apply(before, intent), True
         if is_due:
             self._log.keep_checkpoint(saga_id, before)
@@ -149,8 +150,9 @@ class Claims:
         row = next((each for each in snapshot.attempts if each.token == token), None)
         if row is None:
             return None
-        before = fold_of(snapshot.entries[: _place_of_start(snapshot, attempt)])
-        state = replay(snapshot.entries[before.seq :], before)
+        place = _place_of_start(snapshot, attempt)
+        before = fold_of(snapshot.entries[:place])
+        state = replay(snapshot.entries[place:], before)
         lease = self._leases.add(attempt, token, row.timeout_seconds, asked)
         claim = self._claim(
             attempt, token, snapshot.saga, state, lease, snapshot.now, asked, alone=row.alone

@@ -103,10 +103,10 @@ def apply(state: FoldedSaga, recorded: Recorded) -> FoldedSaga:
     Raises:
         HistoryError: the entry cannot follow this state.
     """
+    if recorded.seq in state.voided and recorded.seq > state.seq:
+        return replace(state, seq=recorded.seq)  # and what is missing before it
     if recorded.seq != state.seq + 1:
         raise HistoryError(f"log has seq {recorded.seq} after {state.seq}; an entry is missing")
-    if recorded.seq in state.voided:
-        return replace(state, seq=recorded.seq)
     entry = recorded.entry
     if isinstance(entry, UnreadableEntry):
         raise HistoryError(entry.why)
@@ -188,6 +188,11 @@ def _on_voided(state: FoldedSaga, _: Recorded, entry: EntriesVoided) -> FoldedSa
 
 
 def _on_unparked(state: FoldedSaga, _: Recorded, entry: SagaUnparked) -> FoldedSaga:
+    if state.parked is not None and not state.voided.issuperset(state.parked.entries):
+        raise HistoryError(
+            f"entries {state.parked.entries} were written beside the engine: `amends repair` voids "
+            "them before the saga can go on"
+        )
     phase = _phase(state, entry, state.parked_from)
     steps = {**state.steps, **{name: _fresh(state.step(name)) for name in entry.fresh}}
     for name in entry.probed:

@@ -187,12 +187,14 @@ class Mover:
         *,
         state: State,
         migrated: Migrated | None = None,
+        due_in_seconds: float | None = None,
     ) -> State | None:
         """Write entries after which nothing is to be decided, whatever the definition; as `act`.
 
         Args:
             state: the saga's state with them; attempts that wait are withdrawn.
             migrated: the version that it goes on under, if that is another one.
+            due_in_seconds: when it is to be looked at; None: as before.
         """
         change = Advance(
             saga_id=saga.id,
@@ -201,6 +203,7 @@ class Mover:
             state=state,
             tells=tells(saga, state),
             migrated=migrated,
+            due_in_seconds=due_in_seconds,
         )
         return self._acted(saga, change, None)
 

@@ -90,7 +90,7 @@ def timeline(entries: Iterable[Recorded]) -> list[Line]:
                         detail=_detail(outcome),
                     )
             case entry:
-                lines.append(_turn(recorded, entry))
+                lines.append(_told(recorded, entry))
     return lines
 
 
@@ -145,6 +145,14 @@ def _detail(entry: Entry) -> str | None:
 def _error_text(error: dict[str, object]) -> str:
     code, message = error.get("code"), error.get("message") or error.get("type") or ""
     return f"{code}: {message}" if code else str(message)
+
+
+def _told(recorded: Recorded, entry: Entry) -> Line:
+    """One entry's line, also of one whose values are not what they should be."""
+    try:
+        return _turn(recorded, entry)
+    except Exception:  # noqa: BLE001 - a damaged entry hides no other
+        return Line(seq=recorded.seq, at=recorded.at, outcome=type(entry).__name__)
 
 
 def _turn(recorded: Recorded, entry: Entry | UnreadableEntry) -> Line:

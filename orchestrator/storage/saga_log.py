@@ -145,9 +145,10 @@ class SagaLog:
         alone, timeout, now, *history = row[-6:]
         base, entries = self._from_checkpoint(saga.id, *history)
         seq = 0 if base is None else base.seq
-        if len(entries) < saga.seq - 1 - seq:
+        if (entries[-1].seq if entries else seq) < saga.seq - 1:
             # The statement waited for another writer whose entries its snapshot could not see.
-            entries = self.entries(attempt.saga_id, after=seq)[: saga.seq - 1 - seq]
+            later = self.entries(attempt.saga_id, after=seq)
+            entries = [each for each in later if each.seq < saga.seq]
         return Claimed(
             saga=saga,
             base=base,

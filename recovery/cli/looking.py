@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import click
 
-from orchestrator.state import PARKED, State
+from orchestrator.errors import HistoryError
+from orchestrator.state import PARKED, PendingClaim, State
 from orchestrator.storage.attention import Attention
 from orchestrator.storage.reads import MAX_LIMIT, SagaSummary
 from orchestrator.storage.saga_log import SagaLog
@@ -21,7 +24,7 @@ from recovery.cli.saga_page import SagaPage
 from recovery.cli.saga_values import saga_values
 from recovery.cli.session import Session, pass_session
 from recovery.operator.attention import Row, needing_attention
-from recovery.operator.recommending import recommended
+from recovery.operator.recommending import Advice, recommended, unreadable
 
 ATTENTION_COLUMNS = ("id", "saga", "key", "state", "why", "steps", "for", "at_risk", "next")
 COLUMNS = ("id", "saga", "key", "state", "step", "attempt", "age", "last_error")
@@ -97,17 +100,26 @@ def show_command(session: Session, saga: str) -> None:
     ID is an id, the beginning of one, or a key.
     """
     found = find_saga(session.reads, saga)
-    case = session.operator.case(found.id)
+    advice, claims = _advice(session, found.id)
     page = SagaPage.of(
         found,
         SagaLog(session.database).entries(found.id),
         session.reads.attempts(found.id),
         Signals(session.database).undelivered(found.definition, found.key),
         session.definitions.version(found.definition, found.version),
-        recommended(case),
-        case.state.pending_claims(case.now),
+        advice,
+        claims,
     )
     session.output.record(page.as_json(), page.as_text())
+
+
+def _advice(session: Session, saga_id: UUID) -> tuple[list[Advice], Sequence[PendingClaim]]:
+    """What may be done, and what waits for a second person; of a damaged log only a repair."""
+    try:
+        case = session.operator.case(saga_id)
+    except HistoryError as error:
+        return [unreadable(saga_id, error)], ()
+    return recommended(case), case.state.pending_claims(case.now)
 
 
 def _find(session: Session, limit: int, **filters: Any) -> list[SagaSummary]:

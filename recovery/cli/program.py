@@ -38,6 +38,7 @@ SECTIONS = {
         "skip": "recovery.cli.answering",
         "confirm": "recovery.cli.answering",
         "withdraw": "recovery.cli.answering",
+        "repair": "recovery.cli.repairing",
         "resolve": "recovery.cli.closing",
         "abandon": "recovery.cli.closing",
         "replay": "recovery.cli.closing",

@@ -64,7 +64,7 @@ class SagaPage:
             attempts=attempts,
             inbox=inbox,
             question=parked[-1] if saga.is_parked and parked else None,
-            money=money_at_risk(entries),
+            money=_money(entries),
             advice=advice,
             claims=claims,
         )
@@ -136,6 +136,14 @@ def _claim(claim: PendingClaim) -> list[str]:
         f"    by {claim.actor} ({claim.identity}), until {instant(claim.until)}: {claim.reason}",
         f"    {claim.why}",
     ]
+
+
+def _money(entries: Sequence[Recorded]) -> Mapping[str, MoneyAtRisk]:
+    """What the log says is at risk; nothing where it is damaged: then the question says that."""
+    try:
+        return money_at_risk(entries)
+    except Exception:  # noqa: BLE001 - whatever a damaged entry raises
+        return {}
 
 
 def _told(advice: Advice) -> list[str]:

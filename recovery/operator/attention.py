@@ -16,7 +16,7 @@ from orchestrator.storage.reads import Reads, SagaSummary
 from orchestrator.unsettled import unsettled
 from recovery.operator.cases import Case
 from recovery.operator.operator import Operator
-from recovery.operator.recommending import Advice, recommended
+from recovery.operator.recommending import Advice, recommended, unreadable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +84,8 @@ def _row(concern: Concern, reads: Reads, operator: Operator) -> Row | None:
         case = operator.case(concern.saga_id)
     except SagaNotFoundError:
         return None
-    except HistoryError:
-        return _unreadable(concern, saga)
+    except HistoryError as error:
+        return _unreadable(concern, saga, error)
     entries = case.snapshot.entries
     return Row(
         saga=saga,
@@ -99,7 +99,7 @@ def _row(concern: Concern, reads: Reads, operator: Operator) -> Row | None:
     )
 
 
-def _unreadable(concern: Concern, saga: SagaSummary) -> Row:
+def _unreadable(concern: Concern, saga: SagaSummary, error: HistoryError) -> Row:
     return Row(
         saga=saga,
         why=concern.why,
@@ -107,9 +107,7 @@ def _unreadable(concern: Concern, saga: SagaSummary) -> Row:
         unknown_since=None,
         steps=(),
         money={},
-        advice=Advice(
-            command="amends check-deploy", why="a newer version wrote its log, or it is damaged"
-        ),
+        advice=unreadable(saga.id, error),
     )
 
 
@@ -127,7 +125,7 @@ def _unknown_since(case: Case) -> datetime | None:
     entries = case.snapshot.entries
     if case.is_parked:
         parked_at = max(each.seq for each in entries if isinstance(each.entry, SagaParked))
-        entries = entries[: parked_at - 1]
+        entries = [each for each in entries if each.seq < parked_at]
     found = unsettled(entries)
     return found[0].since if found else None
 

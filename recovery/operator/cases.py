@@ -10,10 +10,11 @@ from orchestrator.definition import SagaDefinition, Step
 from orchestrator.definitions import Definitions
 from orchestrator.entries import Direction, Entry, Recorded, SagaParked
 from orchestrator.errors import UnknownDefinitionError
-from orchestrator.folding import apply, replay
+from orchestrator.folding import apply
 from orchestrator.state import PARKED, TERMINAL, FoldedSaga, State, StepState
 from orchestrator.state_machine import Decision, decide
 from orchestrator.storage.rows import SagaRow, Snapshot
+from orchestrator.troubles import fold_of
 from recovery.operator.refusals import UnknownStepError
 
 
@@ -34,7 +35,7 @@ class Case:
         """
         return cls(
             snapshot=snapshot,
-            state=replay(snapshot.entries),
+            state=fold_of(snapshot.entries),
             known=definitions.by_hash(snapshot.saga.definition_hash),
         )
 

@@ -56,7 +56,14 @@ def pending_undo(case: Case, name: str) -> str | None:
 
 
 def check_has_history(case: Case) -> None:
-    """A saga that was pruned and is back knows nothing: it would begin with its first step."""
+    """A saga that was pruned and is back knows nothing: it would begin with its first step.
+
+    Nor does one go on in whose log stands what nobody may believe.
+    """
+    if case.parked is not None and not case.state.voided.issuperset(case.parked.entries):
+        raise RefusedError(
+            case.saga, f"its log was written beside the engine: `amends repair {case.saga.id}`"
+        )
     if case.parked is not None and case.parked.reason == LATE_ON_PRUNED:
         raise RefusedError(
             case.saga, "its history was pruned, so it cannot go on: `amends resolve` closes it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 from orchestrator.client import SagaClient, Started
 from orchestrator.coordinator import Coordinator
 from orchestrator.definition import SagaDefinition
-from orchestrator.errors import SagaNotFoundError
+from orchestrator.errors import HistoryError, SagaNotFoundError
 from orchestrator.state import State
 from recovery.operator.authenticating import authenticated
 from recovery.operator.cases import Case
@@ -18,8 +18,9 @@ from recovery.operator.deciding import NOT_NEEDED, Plan, asked, decided
 from recovery.operator.evidence import look
 from recovery.operator.identity import Identity
 from recovery.operator.previews import Preview, ask, preview
-from recovery.operator.recommending import Advice, recommended
+from recovery.operator.recommending import Advice, recommended, unreadable
 from recovery.operator.refusals import MovedOnError
+from recovery.operator.repairing import Diagnosis, closed, diagnosed, repaired
 from recovery.operator.replaying import NewWork, Replay, new_work, started
 from recovery.operator.verbs import By, Migrate, Verb
 
@@ -59,7 +60,24 @@ class Operator:
 
     def recommended(self, saga_id: UUID) -> list[Advice]:
         """Return what may be done about the saga now, best first."""
-        return recommended(self.case(saga_id))
+        try:
+            return recommended(self.case(saga_id))
+        except HistoryError as error:
+            return [unreadable(saga_id, error)]
+
+    def diagnosis(self, saga_id: UUID) -> Diagnosis:
+        """Return which entries of the saga's log are not to be believed; write nothing."""
+        return diagnosed(self._coordinator, saga_id)
+
+    def repair(
+        self, saga_id: UUID, voids: Sequence[int], by: By, *, seen: int | None = None
+    ) -> State:
+        """Void these entries of a log that cannot be read, let the saga go on; return its state."""
+        return repaired(self._coordinator, saga_id, voids, self._authenticated(by), seen=seen)
+
+    def close_unreadable(self, saga_id: UUID, by: By, *, seen: int | None = None) -> State:
+        """Close a saga whose log cannot be read, as it stands."""
+        return closed(self._coordinator, saga_id, self._authenticated(by), seen=seen)
 
     def preview(self, saga_id: UUID, verb: Verb, by: By, *, seen: int | None = None) -> Preview:
         """Return what the verb would do, and what the other side shows now; write nothing."""

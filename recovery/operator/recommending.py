@@ -6,9 +6,12 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from uuid import UUID
 
 from orchestrator.entries import Direction, SagaParked, StepFailed, StepWaiting
+from orchestrator.errors import HistoryError
 from orchestrator.going_forward import parked_child
+from orchestrator.troubles import NewerLogError
 from recovery.operator.cases import Case
 from recovery.operator.conditions import pending_undo
 from recovery.operator.deciding import decided
@@ -71,10 +74,20 @@ def _of_claims(case: Case) -> Iterator[Advice]:
 
 
 def _of_the_question(case: Case) -> list[Advice]:
+    if case.parked is not None and not case.state.voided.issuperset(case.parked.entries):
+        why = "its log was written beside the engine: this shows what stands in it"
+        return [Advice(command=f"amends repair {case.saga.id}", why=why)]
     if case.known is None:
         why = f"this process has not {case.saga.definition} v{case.saga.version} in its shape"
         return [Advice(command="amends check-deploy", why=why)]
     return [each for verb, why in _candidates(case) if (each := _advice(case, verb, why))]
+
+
+def unreadable(saga_id: UUID, error: HistoryError) -> Advice:
+    """Return what may be done about a saga whose log cannot be read."""
+    if isinstance(error, NewerLogError):
+        return Advice(command="amends check-deploy", why="a newer version wrote its log")
+    return Advice(command=f"amends repair {saga_id}", why=f"its log cannot be read: {error}")
 
 
 def _advice(case: Case, verb: Verb | str, why: str) -> Advice | None:

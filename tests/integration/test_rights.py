@@ -226,6 +226,20 @@ def test_no_signal_keeps_others_from_being_heard(engine: Engine, payload: str) -
         assert engine.kinds(victim)[-1] == "SagaParked"
 
 
+def test_a_log_that_is_nested_too_deeply_is_read_all_the_same(engine: Engine) -> None:
+    victim = start(engine, "victim")
+    engine.sql(
+        "INSERT INTO amends.signal (definition, key, name, dedup_id, payload) "
+        "VALUES ('shop', 'victim', 'told', '1', CAST(:payload AS jsonb))",
+        payload=nested(3000),
+    )
+    for _ in range(2):
+        sweep(engine)
+    assert engine.client.get(victim).state is State.STUCK
+    found = Operator(engine.coordinator, engine.client).diagnosis(victim)
+    assert [each.kind for each in found.damaged] == ["SignalReceived"]
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
