@@ -52,7 +52,9 @@ PUT_OFF = """
 UPDATE shop.webhook w SET note = %(note)s,
     parked_at = CASE WHEN too_old THEN coalesce(w.parked_at, clock_timestamp()) END,
     due_at = clock_timestamp()
-        + CASE WHEN too_old THEN %(parked_pause)s::interval ELSE %(pause)s::interval END
+        + CASE WHEN too_old THEN %(parked_pause)s::interval
+            ELSE least(%(pause)s::interval,
+                greatest(%(soon)s::interval, (clock_timestamp() - w.received_at) * %(share)s)) END
 FROM (SELECT %(park)s OR received_at < clock_timestamp() - %(patience)s::interval AS too_old
     FROM shop.webhook WHERE id = %(id)s) AS age
 WHERE w.id = %(id)s AND w.tries = %(tries)s AND w.processed_at IS NULL
@@ -201,11 +203,15 @@ class WebhookRows:
         note: str,
         *,
         pause: timedelta,
+        soon: timedelta,
+        share_of_age: float,
         patience: timedelta,
         parked_pause: timedelta,
         park: bool,
     ) -> bool:
         """Have it due again after `pause`; parked, and due rarely, if it is older than `patience`.
+
+        A pause above `soon` is no longer than this share of the webhook's age.
 
         Returns whether it is parked.
         """
@@ -213,6 +219,8 @@ class WebhookRows:
             **_fence(claimed),
             "note": _storable(note),
             "pause": pause,
+            "soon": soon,
+            "share": share_of_age,
             "patience": patience,
             "parked_pause": parked_pause,
             "park": park,

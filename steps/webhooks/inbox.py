@@ -31,6 +31,11 @@ CLAIM: Final = timedelta(seconds=60)
 
 FIRST_PAUSE: Final = timedelta(seconds=1)
 LONGEST_PAUSE: Final = timedelta(hours=1)
+SOON: Final = timedelta(seconds=15)
+SHARE_OF_AGE: Final = 0.05
+"""A pause is at most 15 s, or this share of the time since it was received: a saga that waits for
+it, with a deadline, has waited for about as long."""
+
 PATIENCE: Final = timedelta(days=1)
 """How long a webhook may find no saga, or no gateway, before a person is told."""
 
@@ -185,7 +190,8 @@ class WebhookInbox:
             case Nothing():
                 return self._end(claimed, WebhookOutcome.NOTHING_NEW, found.seen)
             case Later():
-                return self._put_off(claimed, found.reason)
+                longest = SOON if found.is_outage else LONGEST_PAUSE
+                return self._put_off(claimed, found.reason, longest=longest)
             case Unclear():
                 return self._put_off(claimed, found.question, park=True)
 
@@ -201,11 +207,20 @@ class WebhookInbox:
         )
         return outcome.value
 
-    def _put_off(self, claimed: ClaimedWebhook, reason: str, *, park: bool = False) -> str:
+    def _put_off(
+        self,
+        claimed: ClaimedWebhook,
+        reason: str,
+        *,
+        park: bool = False,
+        longest: timedelta = LONGEST_PAUSE,
+    ) -> str:
         is_parked = self._rows.put_off(
             claimed,
             reason,
-            pause=min(FIRST_PAUSE * 2 ** min(claimed.tries - 1, 20), LONGEST_PAUSE),
+            pause=min(FIRST_PAUSE * 2 ** min(claimed.tries - 1, 20), longest),
+            soon=SOON,
+            share_of_age=SHARE_OF_AGE,
             patience=self._patience,
             parked_pause=PARKED_PAUSE,
             park=park,

@@ -60,9 +60,10 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Later:
-    """It cannot be told yet."""
+    """It cannot be told yet. `is_outage`: only because its gateway does not answer now."""
 
     reason: str
+    is_outage: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,9 @@ class Looking:
                 reference=event.payment_reference, timeout_seconds=ASK.total_seconds()
             )
         except StepError as error:
-            return Later(reason=f"{gateway} did not answer: {type(error).__name__} {error}")
+            return Later(
+                reason=f"{gateway} did not answer: {type(error).__name__} {error}", is_outage=True
+            )
         if not found or not event.is_shown_by(found[0]):
             return Later(reason=f"{gateway} does not show {event.payment_reference} like this yet")
         return self._compare(found[0], event, f"{gateway}:{event_id}")

@@ -30,7 +30,7 @@ from steps.webhooks.inbox import (
     UnknownGatewayError,
     WebhookInbox,
 )
-from steps.webhooks.looking import Look, Looking, Nothing, Seen
+from steps.webhooks.looking import Later, Look, Looking, Nothing, Seen
 from tests.integration.engine import events, read_only
 from workers.settings import Settings
 
@@ -337,6 +337,33 @@ def test_pauses_grow_and_end_in_front_of_a_person(door: Door) -> None:
     assert row.due_at is not None  # once a day
     assert (row.due_at - datetime.now(UTC)).total_seconds() > 80_000
     assert [name for name, _ in heard] == ["webhook.parked"]
+
+
+def _pause_after(door: Door, *, age: str, tries: int) -> float:
+    """Seconds until it is due again after one more look, at that age and after so many tries."""
+    door.sql(
+        f"UPDATE shop.webhook SET due_at = clock_timestamp(), tries = {tries}, "  # noqa: S608
+        f"received_at = clock_timestamp() - interval '{age}'"
+    )
+    before = datetime.now(UTC)
+    assert door.inbox.process_due().put_off == 1
+    [row] = door.rows()
+    assert row.due_at is not None
+    return (row.due_at - before).total_seconds()
+
+
+def test_an_outage_of_the_gateway_puts_off_for_seconds_however_long_it_lasts(door: Door) -> None:
+    door.looks = lambda: Later(reason="no answer", is_outage=True)
+    door.receives()
+    assert _pause_after(door, age="6 hours", tries=500) < 16
+
+
+def test_however_often_it_was_tried_a_young_webhook_does_not_wait_for_long(door: Door) -> None:
+    """An outage of the database counts tries too, and a payer has a quarter of an hour."""
+    door.looks = lambda: Later(reason="not shown yet")
+    door.receives()
+    assert _pause_after(door, age="10 minutes", tries=12) < 31
+    assert _pause_after(door, age="20 hours", tries=12) > 3_000
 
 
 def test_a_claim_that_nobody_ends_is_due_again(door: Door) -> None:
