@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from dataclasses import asdict
 
@@ -12,6 +13,7 @@ from orchestrator.storage.processes import Processes
 from recovery.alerts.loop import AlertLoop
 from recovery.alerts.notifier import Notifier
 from recovery.beside import Beside
+from recovery.cli.output import Output
 from recovery.cli.session import Session, pass_session
 from recovery.sweep_loop import KIND, SweepLoop, sweeper_process
 from recovery.sweeper import Sweeper, SweepReport
@@ -51,19 +53,19 @@ def sweep_command(
     """
     if once and (beside or interval_seconds is not None):
         raise click.UsageError("--once excludes --interval and --beside")
+    telemetry.configure(session.settings)
     session.settings.require_broker_url()  # a sweep that can ring nobody would only hold rows back
     sweeper = Sweeper(session.coordinator, session.database)
     if once:
         _sweep_once(session, sweeper)
         return
-    telemetry.configure(session.settings)
     settings = _with_interval(session.settings, interval_seconds)
     loop = SweepLoop(
         sweeper,
         session.database,
         definitions=session.definitions,
         interval_seconds=settings.sweep_seconds,
-        on_report=lambda report: None if report.is_quiet else _tell(session, report),
+        on_report=lambda report: None if beside or report.is_quiet else _log(session, report),
     )
     webhooks = WebhookLoop.of(settings, session.database, session.client)
     with AlertLoop.of(settings, session.database, sweeps=True), webhooks:
@@ -83,7 +85,7 @@ def _sweep_once(session: Session, sweeper: Sweeper) -> None:
     report = sweeper.run_once()
     while sweeper.has_more and time.monotonic() < until:
         report += sweeper.run_once()
-    _tell(session, report)
+    _tell(session.output, report)
     WebhookLoop.of(session.settings, session.database, session.client).run_once()
     Notifier.of(session.settings, session.database).run_once()
 
@@ -92,8 +94,13 @@ def _with_interval(settings: Settings, seconds: float | None) -> Settings:
     return settings if seconds is None else settings.model_copy(update={"sweep_seconds": seconds})
 
 
-def _tell(session: Session, report: SweepReport) -> None:
+def _log(session: Session, report: SweepReport) -> None:
+    """Tell a person at a terminal in words; elsewhere this is a log, and every line of it JSON."""
+    _tell(session.output if sys.stdout.isatty() else Output(as_json=True), report)
+
+
+def _tell(output: Output, report: SweepReport) -> None:
     counts = asdict(report)
-    session.output.record(
+    output.record(
         counts, ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
     )

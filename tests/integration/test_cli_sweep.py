@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -117,3 +118,25 @@ def test_for_ever_means_until_sigterm(
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
     assert processes.all() == []
+
+
+@pytest.mark.parametrize("arguments", [("--beside",), ("--interval", "0.3"), ("--once", "--json")])
+def test_every_line_of_a_sweeper_is_json(
+    held: tuple[Coordinator, UUID], database: str, broker_url: str, arguments: tuple[str, ...]
+) -> None:
+    coordinator, saga_id = held
+    with coordinator.log._database.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE amends.attempt SET lease_until = clock_timestamp() - interval '1 s'"
+        )
+    process = sweep(database, broker_url, *arguments)
+    until(
+        lambda: isinstance(coordinator.log.entries(saga_id)[-1].entry, StepFailed | StepUnknown),
+        what="the take-over",
+    )
+    if "--interval" in arguments:
+        process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)  # closes its input, which ends it beside
+    lines = [*output.splitlines(), *errors.splitlines()]
+    assert lines
+    assert [each for each in lines if not isinstance(json.loads(each), dict)] == []
