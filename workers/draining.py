@@ -20,6 +20,7 @@ from orchestrator.leases import Holding
 from orchestrator.storage.rows import OpenAttempt
 
 _MOMENT = struct.Struct("d")
+_SHARED = struct.Struct("=dB")
 PUT_BACK_AFTER_SECONDS = 1.5
 """By then the consumer has stopped: what is put back is not fetched again by this worker."""
 
@@ -28,16 +29,24 @@ class Drain:
     """The order to drain, shared with every process forked after it was made."""
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, _MOMENT.size)
+        self._shared = mmap.mmap(-1, _SHARED.size)
 
-    def begin(self, grace_seconds: float) -> None:
-        """Drain from now on; attempts may run on for `grace_seconds`. The first call counts."""
+    def begin(self, grace_seconds: float, *, exit_code: int = 0) -> None:
+        """Drain from now on; attempts may run on for `grace_seconds`. The first call counts.
+
+        `exit_code` is what the processes end with that have to be ended at the end of it.
+        """
         if not self.has_begun():
-            self._shared[: _MOMENT.size] = _MOMENT.pack(time.monotonic() + grace_seconds)
+            self._shared[:] = _SHARED.pack(time.monotonic() + grace_seconds, exit_code)
 
     def has_begun(self) -> bool:
         """Whether nothing more may be claimed."""
         return self._shared[: _MOMENT.size] != b"\0" * _MOMENT.size
+
+    @property
+    def exit_code(self) -> int:
+        """What the processes of this worker end with."""
+        return self._shared[_MOMENT.size]
 
     @property
     def seconds_left(self) -> float:

@@ -33,6 +33,7 @@ class Heartbeat:
     """Extends the leases of this process, says that it lives, and gives up at the end of grace.
 
     `hand_back` is called at that end: it returns the messages that nobody has begun, and how many.
+    `watch` is called at every beat of a worker that is not stopping, with the monotonic time.
 
     Args:
         session: by which others see that this process lives.
@@ -58,6 +59,7 @@ class Heartbeat:
         self._drain = drain
         self._put_back = put_back
         self.hand_back: Callable[[], int] = lambda: 0
+        self.watch: Callable[[float], None] = lambda _now: None
         self._pause = lease_seconds / 3
         self._next_extension = time.monotonic() + self._pause
         self._next_sign = 0.0
@@ -100,6 +102,8 @@ class Heartbeat:
             self._coordinator.leases.extend()
             self._next_extension = now + self._pause
         self._show(now)
+        if not self._drain.has_begun():
+            self.watch(now)
 
     def _show(self, now: float) -> None:
         """Be on the register with a session that stands, or with none: never with a lost one."""
@@ -149,7 +153,9 @@ class Heartbeat:
         handed_back = self.hand_back()
         self._leave()
         emit("worker.grace_ended", given_up=given_up, handed_back=handed_back)
-        os._exit(0)  # a thread that runs a step cannot be stopped, only left behind
+        os._exit(
+            self._drain.exit_code
+        )  # a thread that runs a step cannot be stopped, only left behind
 
     def _leave(self) -> None:
         try:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import bootsteps
+from celery import bootsteps, signals
 
 from orchestrator.instrumentation import emit
 from workers import children
+from workers.consumption import STALLED, Order
+
+FOLLOW_SECONDS = 1.0
+"""How soon the main process follows an order of those who watch what it takes."""
 
 THREADED = ("celery.concurrency.thread", "celery.concurrency.solo")
 
@@ -31,14 +35,36 @@ class Lifecycle(bootsteps.StartStopStep):
                 # Celery drops what waits for a thread when it stops; run, it is put back.
                 worker.pool.on_stop = worker.pool.executor.shutdown
                 runtime.heartbeat.hand_back = lambda: _return_unbegun(worker)
+            watch(runtime)
             runtime.heartbeat.ensure()
 
     def stop(self, worker: Any) -> None:
         """Nothing: what runs is drained by the signal, not by the order of bootsteps."""
 
-    def register_with_event_loop(self, worker: Any, hub: Any) -> None:  # noqa: ARG002 - Celery's
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Called before the pool registers, because Celery goes through the steps backwards."""
         children.watch(worker.pool)
+        hub.call_repeatedly(FOLLOW_SECONDS, _follow, worker)
+
+
+def watch(runtime: Any) -> None:
+    """Have the heartbeat of this process watch whether the worker takes what waits for it."""
+    signals.task_prerun.connect(runtime.busy.begin, weak=False)
+    signals.task_postrun.connect(runtime.busy.end, weak=False)
+    runtime.heartbeat.watch = runtime.watch.look
+
+
+def _follow(worker: Any) -> None:
+    """Do in the main process what those who watch it have ordered.
+
+    Raises:
+        ConnectionResetError: as a lost connection would; Celery connects anew, with all its places.
+    """
+    order = worker.app.consumption.take_order()
+    if order is Order.RECONNECT:
+        raise ConnectionResetError("this worker takes nothing, though messages wait")
+    if order is Order.END:
+        worker.end(STALLED)
 
 
 def _return_unbegun(worker: Any) -> int:

@@ -26,7 +26,7 @@ from orchestrator.storage.database import Database
 from orchestrator.storage.reads import Reads
 from workers.bootstrap import build_engine
 from workers.broker import prefetch_multiplier_of
-from workers.lifecycle import THREADED
+from workers.lifecycle import THREADED, watch
 from workers.settings import Pool, SettingsError
 
 LAST_SECONDS = 4.0
@@ -90,6 +90,12 @@ class Program(Worker):
             sys.stderr.write(f"amends: {error}\n")
             raise SystemExit(REFUSED) from error
 
+    def end(self, exit_code: int) -> None:
+        """Drain as on SIGTERM, and end with this code."""
+        self._drain(exit_code)
+        flags: Any = state  # typed as None, which it is until it is set
+        flags.should_stop = exit_code
+
     def wait_for_soft_shutdown(self) -> None:  # type: ignore[override]
         """In a cold shutdown, before anything is cancelled: drain like in a warm one."""
         self._drain()
@@ -126,20 +132,22 @@ class Program(Worker):
         self._drain()
 
     def _on_child(self, **_: Any) -> None:
-        self.saga_app.runtime().heartbeat.ensure()
+        runtime = self.saga_app.runtime()
+        watch(runtime)
+        runtime.heartbeat.ensure()
 
     def _on_end(self, **_: Any) -> None:
         runtime = self.saga_app.runtime.built
         if runtime is not None:
             runtime.close()
 
-    def _drain(self) -> None:
+    def _drain(self, exit_code: int = 0) -> None:
         """Called inside a signal handler: logs nothing, waits for nothing."""
         if self.saga_app.drain.has_begun():
             return
         grace = self.saga_app.settings.grace_seconds
-        self.saga_app.drain.begin(grace)
-        watchdog = threading.Timer(grace + LAST_SECONDS, os._exit, (0,))
+        self.saga_app.drain.begin(grace, exit_code=exit_code)
+        watchdog = threading.Timer(grace + LAST_SECONDS, os._exit, (exit_code,))
         watchdog.daemon = True
         watchdog.start()
 

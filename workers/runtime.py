@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,7 @@ from workers.bootstrap import (
     build_process_session,
     pool_size_of,
 )
+from workers.consumption import STALLED, Busy, ConsumerWatch, Consumption
 from workers.draining import Drain, PutBack
 from workers.hand_off import CeleryDoorbell, FallbackDoorbell, task_name
 from workers.heartbeat import Heartbeat
@@ -67,12 +69,20 @@ class Runtime:
     """Everything that runs steps in this process. Opens nothing before the first attempt."""
 
     def __init__(
-        self, app: Celery, *, settings: Settings, definitions: Definitions, drain: Drain
+        self,
+        app: Celery,
+        *,
+        settings: Settings,
+        definitions: Definitions,
+        drain: Drain,
+        consumption: Consumption,
     ) -> None:
         self._app, self._settings, self._definitions = app, settings, definitions
         engine = build_engine(settings, pool_size=pool_size_of(settings))
         self.database = Database(engine)
         self.slots = Slots()
+        self.busy = Busy()
+        self.attempts = Attempts(self.database)
         self.doorbell = FallbackDoorbell(CeleryDoorbell(app), self.run_locally)
         self.coordinator = build_coordinator(
             settings,
@@ -100,8 +110,16 @@ class Runtime:
             drain=drain,
             put_back=put_back,
             begin=self.heartbeat.ensure,
-            unring=Attempts(self.database).unring,
+            unring=self.attempts.unring,
         )
+        self.watch = ConsumerWatch(
+            consumption,
+            stall_seconds=settings.stall_seconds,
+            has_room=self._has_room,
+            waiting=self._waiting,
+            on_unheard=self._end_unheard,
+        )
+        self._drain = drain
 
     def serves(self, queue: str) -> bool:
         """Whether a next step of `queue` may run in this process, without the broker."""
@@ -120,6 +138,29 @@ class Runtime:
         if name not in self._app.tasks or ring.queue not in self._consumed:
             return False
         return self.slots.start(lambda: run_in_place(self._app, name, attempt_of(ring)))
+
+    def _has_room(self) -> bool:
+        """Whether one more step could run in this process; a child of a prefork worker runs one."""
+        return self.busy.threads < (
+            self._settings.concurrency if self._settings.pool == "threads" else 1
+        )
+
+    def _waiting(self, age_seconds: float) -> Sequence[str]:
+        """Queues of ours with messages, for attempts of ours that are due for so long."""
+        late = self.attempts.late_queues(
+            sorted(self._consumed), self._definitions.hashes, age_seconds
+        )
+        return [each for each in late if self.doorbell.depth(each)]
+
+    def _end_unheard(self) -> None:
+        """End a worker whose main process hangs: hand on what runs here, or kill the parent.
+
+        The children of a prefork worker die with it, and a supervisor sees how it ended.
+        """
+        if self._settings.pool == "prefork":
+            os.kill(os.getppid(), signal.SIGKILL)
+        else:
+            self._drain.begin(self._settings.grace_seconds, exit_code=STALLED)
 
     def close(self) -> None:
         """Ring for what was put back and leave the register; connections end with the process."""

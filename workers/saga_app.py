@@ -12,6 +12,7 @@ from orchestrator.definition import DEFAULT_QUEUE
 from workers import tasks
 from workers.bootstrap import definitions
 from workers.broker import broker_configuration, queue_named, worker_configuration
+from workers.consumption import Consumption
 from workers.draining import Drain
 from workers.lifecycle import Lifecycle
 from workers.runtime import PerProcess, Runtime
@@ -39,9 +40,14 @@ class SagaApp(Celery):
         self.settings = settings
         self.definitions = definitions(settings)
         self.drain = Drain()
+        self.consumption = Consumption()
         self.runtime = PerProcess(
             lambda: Runtime(
-                self, settings=self.settings, definitions=self.definitions, drain=self.drain
+                self,
+                settings=self.settings,
+                definitions=self.definitions,
+                drain=self.drain,
+                consumption=self.consumption,
             )
         )
         named = dict.fromkeys((*tasks.queues(self.definitions), *settings.queues))

@@ -83,6 +83,8 @@ class Settings(BaseSettings):
         remote_control: lets anyone on the broker inspect and stop workers; off by default.
         key_prefix: put before every Redis key, so that several applications can share a server.
         grace_seconds: what a stopping worker gives its running attempts; then it hands them on.
+        stall_seconds: how long a worker may take nothing, with room for a step and messages
+            waiting, before it connects anew; after as long again it ends with exit code 75.
         keep_days: how long ended sagas are kept at least: the longest life of a gateway's key and
             the time in which books are still reconciled.
         workers_sweep: whether workers sweep too; without, `amends sweep` must run somewhere.
@@ -145,6 +147,7 @@ class Settings(BaseSettings):
     remote_control: bool = False
     key_prefix: str = "amends:"
     grace_seconds: float = Field(25.0, ge=0)
+    stall_seconds: float = Field(60.0, gt=0)
     keep_days: int = Field(90, ge=1)
     workers_sweep: bool = True
     sandbox_webhook_secrets: str | None = Field(None, repr=False)

@@ -123,6 +123,7 @@ _EVENTS: Mapping[str, int] = {
     "reconciliation.failed": WARNING,
     "sweep.failed": WARNING,
     "sweep.unknown_line": WARNING,
+    "worker.stalled": ERROR,
     "worker.died": WARNING,
     "process.session_hidden": INFO,
     "lease.lost": WARNING,

@@ -66,6 +66,7 @@ class TolerantConsumer(Consumer):
         handle = super().create_task_handler(*args)
 
         def handle_or_reject(message: Any) -> Any:
+            self.app.consumption.note_taken()
             try:
                 _check_arguments(message)
                 return handle(message)

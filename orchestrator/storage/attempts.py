@@ -102,6 +102,17 @@ WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NULL AND t.run
 ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT 1
 """
 
+LATE_QUEUES = f"""
+SELECT DISTINCT late.queue FROM (
+    SELECT t.queue FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
+    WHERE coalesce(t.lease_until, t.ring_at)
+            <= {_NOW} + make_interval(secs => {BLIND_PATIENCE_SECONDS})
+        AND t.token IS NULL AND t.rung_count > 0
+        AND t.due_at <= {_NOW} - make_interval(secs => %(age)s)
+        AND t.queue = ANY(%(queues)s::text[]) AND s.definition_hash = ANY(%(hashes)s::text[])
+    LIMIT 1000) late
+"""
+
 RING_AGAIN = f"""
 WITH picked AS (
     SELECT t.saga_id, t.step, t.direction, t.number, s.definition
@@ -253,6 +264,13 @@ class Attempts:
             return []
         rows = self._database.run(RUNG, {"hashes": list(hashes), "log_format": log_format()})
         return [Backlog(queue=row[0], rung=row[1], overdue=row[2]) for row in rows if row[2]]
+
+    def late_queues(
+        self, queues: Sequence[str], hashes: Sequence[str], age_seconds: float
+    ) -> list[str]:
+        """Return those of the queues with attempts, rung and unclaimed, due since so long ago."""
+        values = {"queues": list(queues), "hashes": list(hashes), "age": age_seconds}
+        return [row[0] for row in self._database.run(LATE_QUEUES, values)]
 
     def ring_again(
         self, queue: str, hashes: Sequence[str], limit: int, patience_seconds: float
