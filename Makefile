@@ -21,7 +21,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --universal --python-ve
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check chaos chaos-full chaos-short mutants bench lock wheel format clean
+.PHONY: help demo test check chaos chaos-full chaos-short mutants advice bench lock wheel format clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ chaos-short: ## A slice of chaos that fits into CI
 mutants: ## Take each protection out, one at a time, and see its test fail
 	$(INSTALL) dev
 	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
+
+advice: ## For every reason to be parked: do what is recommended in a healed world, and see the saga end
+	$(INSTALL) dev
+	@$(BIN)/python -m tests.advice
 
 bench: ## Measure sagas per second and CPU per saga
 	$(INSTALL) dev

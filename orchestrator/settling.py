@@ -41,7 +41,7 @@ def settle(state: FoldedSaga, step: Step, now: datetime, seed: str) -> Action:
         return run(state, step, Direction.FORWARD, due)
     if step.probe is not None:
         return ask(state, step, Direction.FORWARD, seed) or _unanswered(state, step)
-    return Park(state=State.STUCK, steps=(step.name,), **_question(step, track, due or now, now))
+    return _question(step, track, due or now, now)
 
 
 def may_replay(step: Step, track: Track, has_budget: bool, due: datetime, now: datetime) -> bool:
@@ -158,14 +158,18 @@ def _quiet_since(track: Track, step: Step) -> datetime:
     return track.started_at + step.timeout + step.lag
 
 
-def _question(step: Step, track: Track, due: datetime, now: datetime) -> dict[str, str]:
+def _question(step: Step, track: Track, due: datetime, now: datetime) -> Park:
     if track.crashes >= step.max_crashes:
-        asked = poison(step)
-        return {"reason": asked.reason, "question": asked.question}
+        return poison(step)
     why = f"{track.attempts} attempts, no answer"
     if not key_is_young(step, track, due, now):
         why = "its idempotency key is too old to be used again"
-    return {"reason": "unknown", "question": f"Did {step.name} take effect? {why}."}
+    return Park(
+        state=State.STUCK,
+        reason="unknown",
+        question=f"Did {step.name} take effect? {why}.",
+        steps=(step.name,),
+    )
 
 
 def _after_an_empty_wait(track: Track, step: Step, until: datetime, seed: str) -> datetime | None:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from orchestrator.context import CannotTell, Effect, Found, NotLanded
 from orchestrator.coordinator import Coordinator
 from orchestrator.definition import Step
-from orchestrator.entries import Direction, Json, StepProbed
+from orchestrator.entries import Direction, Json, StepFailed, StepProbed
 from orchestrator.money_at_risk import money_at_risk
 from orchestrator.settling import DENIALS
 from orchestrator.state import RecordedEffect, StepState
@@ -120,9 +120,15 @@ def question(case: Case, verb: Claimable) -> Question | None:
                 done=True,
             )
         case MarkNotDone():
-            return AskProbe(step=step.name)
+            return None if _is_refused(known) else AskProbe(step=step.name)
         case Skip():
             return AskProbe(step=step.name) if known.forward.unsettled else None
+
+
+def _is_refused(known: StepState) -> bool:
+    """Whether the log says of every attempt under the key that it had no effect."""
+    is_settled = not (known.forward.unsettled or known.is_begun)
+    return is_settled and isinstance(known.forward.last, StepFailed)
 
 
 def look(coordinator: Coordinator, case: Case, asked: Question) -> Evidence:

@@ -12,8 +12,9 @@ from orchestrator.entries import StepSucceeded
 from orchestrator.state import State
 from recovery.cli.program import amends
 from recovery.operator.deciding import decided
+from recovery.operator.evidence import question
 from recovery.operator.recommending import Advice, recommended
-from recovery.operator.verbs import By, Probe
+from recovery.operator.verbs import By, MarkNotDone, Probe
 from tests.histories import COMPENSATE, PROBE, PROBE_UNDO, History, doing, nothing, saga
 from tests.operators import SAGA_ID, case_of
 
@@ -136,6 +137,18 @@ def test_a_failure_past_the_pivot_is_tried_again_done_by_hand_or_skipped() -> No
 def test_a_failure_past_the_pivot_that_was_not_given_for_the_key_is_tried_again_first() -> None:
     history = History(LONG).succeeds("pay", "ship").fails("mail", terminal=True).later(hours=1)
     assert advised(history) == ["retry", "mark-not-done", "mark-done", "skip", "resolve"]
+
+
+def test_that_a_refused_step_was_not_done_needs_nobody_to_look_it_up() -> None:
+    """The other side has said so itself; of what may be done, or was begun, it has to be asked."""
+    not_done = MarkNotDone(step="mail")
+    refused = History(LONG).succeeds("pay", "ship").declined("mail").later(hours=1)
+    assert question(case_of(refused), not_done) is None
+    may_be_done = History(LONG).succeeds("pay", "ship").unknown("mail")
+    begun = History(LONG).succeeds("pay", "ship").waits("mail", None, reference="m-1", hours=1)
+    begun.later(hours=2).declined("mail").later(hours=1)
+    for history in (may_be_done, begun):
+        assert question(case_of(history), not_done) is not None
 
 
 def test_a_saga_in_back_off_is_hurried_and_one_that_moves_is_left_alone() -> None:
