@@ -22,6 +22,7 @@ from orchestrator.entries import (
     StepSettled,
     StepSucceeded,
     UndoFailed,
+    believed,
 )
 
 Name = tuple[str, ...]
@@ -75,7 +76,7 @@ def movements(entries: Iterable[Recorded], *, words: bool = False) -> list[Moved
     """
     moved: dict[Name, Moved] = {}
     effects = _Effects()
-    for recorded in entries:
+    for recorded in believed(entries):
         effects.hear(recorded.entry)
         match recorded.entry:
             case StepSettled(unverified=True) | MovementSettled(unverified=True) if not words:

@@ -6,7 +6,7 @@ knows about a saga is the fold of its entries (see `orchestrator.state`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
@@ -618,3 +618,20 @@ def decoded(kind: str, values: Json) -> Entry:
         return decode(kind, values)
     except HistoryError as error:
         return cast("Entry", UnreadableEntry(kind=kind, values=values, why=str(error)))
+
+
+def voided(entries: Iterable[Recorded]) -> set[int]:
+    """Return the seqs that an operator found to be no facts."""
+    return {
+        seq for each in entries if isinstance(each.entry, EntriesVoided) for seq in each.entry.seqs
+    }
+
+
+def believed(entries: Iterable[Recorded]) -> list[Recorded]:
+    """Return the entries that are facts: neither voided nor written beside the engine."""
+    log = list(entries)
+    beside = {
+        seq for each in log if isinstance(each.entry, SagaParked) for seq in each.entry.entries
+    }
+    left_out = beside | voided(log)
+    return [each for each in log if each.seq not in left_out] if left_out else log

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.books import books
-from orchestrator.entries import Direction, MovementSettled, Recorded, StepSettled
+from orchestrator.entries import (
+    Direction,
+    MovementSettled,
+    Recorded,
+    StepSettled,
+    UnreadableEntry,
+    believed,
+)
+from orchestrator.errors import HistoryError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +31,15 @@ def money_at_risk(entries: Iterable[Recorded]) -> Mapping[str, MoneyAtRisk]:
     Held is what was authorized and neither captured nor voided, captured what was captured and not
     refunded, each summed over the saga. Of what nobody could look up, what was done counts, and
     what was given back does not.
+
+    Raises:
+        HistoryError: an entry cannot be read, so what it tells of is not known.
     """
-    cautious = [each for each in entries if not _gives_back_by_word(each)]
+    facts = believed(entries)
+    told: list[object] = [each.entry for each in facts]
+    if any(isinstance(each, UnreadableEntry) for each in told):
+        raise HistoryError("an entry cannot be read, so what is at risk is not known")
+    cautious = [each for each in facts if not _gives_back_by_word(each)]
     found = {
         currency: MoneyAtRisk(held_minor=each.held, captured_minor=max(0, each.kept))
         for currency, each in sorted(books(cautious, words=True).items())

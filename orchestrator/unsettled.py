@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from orchestrator.entries import PROBES, Direction, Recorded, StepWaiting
+from orchestrator.entries import PROBES, Direction, Recorded, StepWaiting, voided
 from orchestrator.folding import apply
 from orchestrator.state import FoldedSaga, State
 
@@ -30,9 +30,10 @@ def unsettled(entries: Iterable[Recorded]) -> list[Unsettled]:
     Raises:
         HistoryError: the entries are not a legal history.
     """
-    state = FoldedSaga()
+    log = list(entries)
+    state = FoldedSaga(voided=frozenset(voided(log)))
     since: dict[tuple[str, Direction], Recorded] = {}
-    for recorded in entries:
+    for recorded in log:
         state = apply(state, recorded)
         since = {each: since.get(each, recorded) for each in _unsettled_in(state)}
     if state.phase not in (State.RUNNING, State.COMPENSATING):

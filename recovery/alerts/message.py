@@ -40,11 +40,17 @@ def alert_values(alert: Alert, entries: Iterable[Recorded] | None) -> dict[str, 
         "state": known.get("state"),
         "reason": known.get("reason", alert.kind.value),
         "question": _question(alert),
-        "money_at_risk": known.get("money_at_risk")
-        if entries is None
-        else {currency: asdict(each) for currency, each in money_at_risk(entries).items()},
+        "money_at_risk": known.get("money_at_risk") if entries is None else _money(entries),
         "next": _next_command(alert),
     }
+
+
+def _money(entries: Iterable[Recorded]) -> Json:
+    """What is at risk by currency; None where the log is damaged, or a newer version's."""
+    try:
+        return {currency: asdict(each) for currency, each in money_at_risk(entries).items()}
+    except Exception:  # noqa: BLE001 - whatever one damaged log raises, its alert is sent
+        return None
 
 
 def _question(alert: Alert) -> str:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.entries import Recorded
-from orchestrator.errors import HistoryError
+from orchestrator.errors import LogUnavailableError
 from orchestrator.instrumentation import emit
 from orchestrator.redaction import redact
 from orchestrator.seam import durable
@@ -33,6 +33,8 @@ SENDING_SECONDS = 30.0
 """One run sends for at most about this long; the rest stays due."""
 
 NEVER = float("-inf")
+
+CANNOT_BE_TOLD = "it cannot be put into words"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,20 +139,31 @@ class Notifier:
     def _send_due(self) -> tuple[int, int]:
         """Send one alert after the other; a failure ends it: the next ones would wait as long."""
         until = time.monotonic() + SENDING_SECONDS
-        sent = 0
+        sent = not_sent = 0
         while time.monotonic() < until and (alert := self._alerts.take()) is not None:
             error = self._send(alert)
             self._alerts.note(alert, error)
             if error is not None:
                 emit("alert.not_sent", alert_id=alert.id, kind=alert.kind, error=error)
-                return sent, 1
+                not_sent += 1
+                if not error.startswith(CANNOT_BE_TOLD):
+                    break
+                continue
             emit("alert.sent", alert_id=alert.id, kind=alert.kind, send_count=alert.send_count)
             sent += 1
-        return sent, 0
+        return sent, not_sent
 
     def _send(self, alert: Alert) -> str | None:
-        """Give the alert to every sink; return what went wrong, or None."""
-        body = json.dumps(message(alert, self._entries(alert)), separators=(",", ":"))
+        """Give the alert to every sink; return what went wrong, or None.
+
+        One that cannot be put into words must not keep back the others: it is due again later.
+        """
+        try:
+            body = json.dumps(message(alert, self._entries(alert)), separators=(",", ":"))
+        except LogUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            return f"{CANNOT_BE_TOLD}: {type(error).__name__}"
         errors = []
         for sink in self._sinks:
             try:
@@ -162,10 +175,7 @@ class Notifier:
     def _entries(self, alert: Alert) -> list[Recorded] | None:
         if alert.saga_id is None:
             return None
-        try:
-            return self._log.entries(alert.saga_id)
-        except HistoryError:  # a newer version's, which can tell how much is at risk
-            return None
+        return self._log.entries(alert.saga_id)
 
 
 def _told_raised(alerts: Sequence[Alert]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from uuid import UUID
 
 from orchestrator.entries import Json
-from orchestrator.errors import HistoryError
+from orchestrator.errors import LogUnavailableError
 from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
 from orchestrator.storage.alerts import Alert, Alerts
 from orchestrator.storage.database import Database
@@ -98,5 +98,7 @@ def money_of(log: SagaLog, found: UnclaimedQueue) -> Mapping[str, MoneyAtRisk]:
 def _open_money(log: SagaLog, saga_id: UUID) -> Mapping[str, MoneyAtRisk]:
     try:
         return money_at_risk(log.entries(saga_id))
-    except HistoryError:  # a newer version's, which can tell how much is at risk
+    except LogUnavailableError:
+        raise
+    except Exception:  # noqa: BLE001 - of one damaged log, or a newer version's, nothing is known
         return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from uuid import UUID
 
-from orchestrator.errors import HistoryError
+from orchestrator.errors import LogUnavailableError
 from orchestrator.storage.alerts import Alert, AlertKind, Alerts
 from orchestrator.storage.saga_log import SagaLog
 from orchestrator.unsettled import Unsettled, unsettled
@@ -69,5 +69,7 @@ class UnknownWatch:
         """None: a newer version wrote this log, or it is damaged; the sweep tells of that."""
         try:
             return unsettled(self._log.entries(saga_id))
-        except HistoryError:
+        except LogUnavailableError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever one damaged log raises, the others are looked at
             return None

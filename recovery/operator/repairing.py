@@ -22,6 +22,7 @@ from orchestrator.entries import (
     SagaResolved,
     SagaUnparked,
     encode,
+    voided,
 )
 from orchestrator.errors import HistoryError, SagaNotFoundError
 from orchestrator.folding import apply
@@ -66,10 +67,10 @@ def diagnosis(snapshot: Snapshot) -> Diagnosis:
     Those that the saga's row did not know, and, reading on without them, each that cannot follow.
     """
     entries = snapshot.entries
-    beside = {seq for each in _aside(entries) for seq in each.entries} - _voided(entries)
+    beside = {seq for each in _aside(entries) for seq in each.entries} - voided(entries)
     beside |= {each.seq for each in entries if each.seq > snapshot.saga.seq}
     damaged: list[Damaged] = []
-    state = FoldedSaga(voided=frozenset(_voided(entries)))
+    state = FoldedSaga(voided=frozenset(voided(entries)))
     for each in entries:
         why = BESIDE_THE_ENGINE if each.seq in beside else None
         if why is None:
@@ -201,11 +202,6 @@ def _acted(by: By, seqs: Json = None) -> OperatorActed:
 def _aside(entries: Sequence[Recorded]) -> list[SagaParked]:
     parked = [each.entry for each in entries if isinstance(each.entry, SagaParked)]
     return [each for each in parked if each.reason == UNREADABLE]
-
-
-def _voided(entries: Sequence[Recorded]) -> set[int]:
-    voids = [each.entry.seqs for each in entries if isinstance(each.entry, EntriesVoided)]
-    return {seq for each in voids for seq in each}
 
 
 def _damaged(recorded: Recorded, why: str) -> Damaged:

@@ -296,6 +296,20 @@ def test_what_could_not_be_sent_says_why_and_is_sent_later(engine: Engine, alert
     assert alert.sent_at is not None
 
 
+def test_an_alert_that_cannot_be_told_does_not_keep_back_the_others(engine: Engine) -> None:
+    park(engine, "order-1")
+    park(engine, "order-2")
+    inbox = Inbox()
+    one = notifier(engine, inbox)
+    notifier(engine).run_once()
+    engine.sql(
+        "UPDATE amends.alert SET data = '{}', due_at = clock_timestamp() - interval '1 hour' "
+        "WHERE id = (SELECT id FROM amends.alert ORDER BY due_at LIMIT 1)"
+    )
+    report = one.run_once()
+    assert (report.sent, report.not_sent) == (1, 1)
+
+
 def test_a_sink_that_refuses_is_not_asked_for_the_rest_at_once(engine: Engine) -> None:
     for number in range(3):
         park(engine, f"order-{number}")

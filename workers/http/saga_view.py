@@ -20,6 +20,7 @@ from orchestrator.entries import (
     StepFailed,
     StepUnknown,
 )
+from orchestrator.errors import HistoryError
 from orchestrator.money_at_risk import money_at_risk
 from orchestrator.redaction import redact_dict
 from orchestrator.shown_payload import shown
@@ -216,7 +217,12 @@ def _movements(entries: Sequence[Recorded]) -> list[MovementView]:
 
 
 def _money(entries: Sequence[Recorded]) -> dict[str, MoneyView]:
+    """What is at risk; nothing where an entry cannot be read: then the saga is parked for that."""
+    try:
+        at_risk = money_at_risk(entries)
+    except HistoryError:
+        return {}
     return {
         currency: MoneyView(held_minor=each.held_minor, captured_minor=each.captured_minor)
-        for currency, each in money_at_risk(entries).items()
+        for currency, each in at_risk.items()
     }
