@@ -198,6 +198,7 @@ def _intent_before_effect(
 
 
 def _success_has_its_effect(evidence: Evidence) -> Iterator[Violation]:
+    """An undo that found nothing left to give back moved no money, and says so."""
     references = {row.reference for row in evidence.movements if row.effective}
     for saga, _ in _checkouts(evidence):
         for recorded in saga.entries:
@@ -205,6 +206,8 @@ def _success_has_its_effect(evidence: Evidence) -> Iterator[Violation]:
             if not isinstance(entry, StepSucceeded) or entry.reference is None:
                 continue
             if (entry.step, entry.direction) not in OPERATIONS:
+                continue
+            if entry.direction == Direction.COMPENSATE and not entry.movements:
                 continue
             if entry.reference not in references:
                 yield Violation(

@@ -430,6 +430,41 @@ def test_what_was_undone_is_not_accused(evidence: Evidence) -> None:
     assert left_undone(compensated.entries, checkout.steps) == []
 
 
+def test_an_undo_of_a_failed_challenge_moves_no_money_and_is_not_accused_of_none() -> None:
+    declined = StepFailed(
+        step="authorize_payment",
+        direction=FORWARD,
+        attempt=2,
+        terminal=True,
+        error={"message": "the payer did not pass the challenge"},
+        decisive=True,
+    )
+    waiting = StepWaiting(
+        step="authorize_payment",
+        direction=FORWARD,
+        attempt=1,
+        until="2026-11-24T12:00:00+00:00",
+        reference="pay_B",
+    )
+    honest = with_log(
+        COMPENSATED,
+        started("B"),
+        *did("reserve_inventory", key_of("B", "reserve_inventory")),
+        *did("screen_fraud"),
+        begin("authorize_payment"),
+        waiting,
+        begin("authorize_payment", attempt=2),
+        declined,
+        UnwindingStarted(cause="step_failed", step="authorize_payment"),
+        *did("authorize_payment", "pay_B", UNDO),
+        *did("reserve_inventory", None, UNDO),
+        SagaCompensated(),
+    )
+    rows = [each for each in MOVEMENTS if each.order_reference == "A"]
+
+    assert "success has its effect" not in found(replace(honest, movements=rows))
+
+
 def test_a_step_that_was_only_handed_back_has_no_undo_to_wait_for() -> None:
     released = StepReleased(step="capture_payment", direction=FORWARD, attempt=1)
     evidence = with_undo(forward=[begin("capture_payment"), released])

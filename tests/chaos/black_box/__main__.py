@@ -46,6 +46,7 @@ REST_SECONDS = 180.0
 """Faults over and servers up: how long until everything has ended or asks a person."""
 
 WATCH_SECONDS = 120.0
+SLOWEST = 3
 BATCH = 10
 
 
@@ -121,6 +122,7 @@ class _Run:
         self._faulted: set[str] = set()
         self._incidents = 0
         self._started = 0
+        self._mended_at = 0.0
 
     def judge(self) -> int:
         world, deployment = self._world, self._world.deployment
@@ -181,6 +183,7 @@ class _Run:
         return {each.pid for each in self._world.deployment.holders()} - dead
 
     def _mend(self) -> None:
+        self._mended_at = time.time()
         self._world.deployment.judge.clear_faults()
         self._world.deployment.judge.release()
 
@@ -212,6 +215,8 @@ class _Run:
             f"incidents, {self._world.crew.restarts} processes started again, {seconds:.0f} s; "
             f"at rest {'never' if rested is None else f'{rested:.1f} s'} after the last fault"
         )
+        for told in _slowest(deployment, self._mended_at):
+            print(told)
         for each in found[:50]:
             print(f"VIOLATION {each}")
         more = f"; 0 of {faulted} means fewer than {3 / max(faulted, 1):.2%}" if not found else ""
@@ -243,6 +248,19 @@ def _orders(count: int, seed: int) -> list[Order]:
         else each
         for each in mixed(count, seed=seed)
     ]
+
+
+def _slowest(deployment: Deployment, since: float) -> list[str]:
+    """The checkouts that took longest after the last fault, with the pauses they made."""
+    sagas = sorted(deployment.histories(), key=lambda each: each.entries[-1].at, reverse=True)
+    told = []
+    for saga in sagas[:SLOWEST]:
+        pauses = " ".join(
+            f"{each.at.timestamp() - since:+.1f}:{type(each.entry).__name__}"
+            for each in saga.entries[-8:]
+        )
+        told.append(f"slowest: {saga.key} {saga.state}: {pauses}")
+    return told
 
 
 def _unasked(deployment: Deployment) -> list[str]:
