@@ -8,6 +8,7 @@ compare-and-set statements would fail instead of seeing what they lost to.
 from __future__ import annotations
 
 import itertools
+import select
 import weakref
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, cast
@@ -98,6 +99,7 @@ def create_engine(
         _MADE[engine] = next(made)
 
     sqlalchemy.event.listen(engine, "connect", count)
+    sqlalchemy.event.listen(engine, "checkout", _refuse_hung_up)
     return engine
 
 
@@ -130,7 +132,7 @@ class Database:
 
     def _run(self, statement: str, values: Mapping[str, Any]) -> list[Row]:
         try:
-            pooled = self.engine.raw_connection()
+            pooled = self._connection()
         except (psycopg.Error, sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
             raise LogUnavailableError(f"no connection to Postgres: {_brief(error)}") from error
         try:
@@ -158,6 +160,38 @@ class Database:
             raise
         finally:
             pooled.close()
+
+    def _connection(self) -> sqlalchemy.PoolProxiedConnection:
+        """Return a connection, of any engine, whose server has not hung up while it was pooled."""
+        pooled = self.engine.raw_connection()
+        while _has_hung_up(pooled.driver_connection):
+            pooled.invalidate()
+            pooled.close()
+            pooled = self.engine.raw_connection()
+        return pooled
+
+
+def _has_hung_up(connection: Any) -> bool:
+    """Whether there is something to read in an idle session: then the server has ended it.
+
+    Asks the kernel and not the server, so it costs no round trip. A network that was cut does not
+    show; there the first statement fails.
+    """
+    if connection.closed:
+        return True
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _refuse_hung_up(connection: Any, *_: object) -> None:
+    """Called when the pool hands a connection out; SQLAlchemy then tries others, and new ones.
+
+    Raises:
+        InvalidatePoolError: the server has hung up, and so on all that are as old.
+    """
+    if _has_hung_up(connection):
+        raise sqlalchemy.exc.InvalidatePoolError
 
 
 def run_inside(
