@@ -34,6 +34,7 @@ def watch(pool: Any) -> None:
     if not hasattr(processes, "_create_process_handlers") or hasattr(processes, "tells_deaths"):
         return
     processes.tells_deaths = True
+    processes.did_start_ok = lambda: _replace_dead(processes)
     make_handlers = processes._create_process_handlers  # noqa: SLF001 - Celery has no hook
     on_exit = processes._event_process_exit  # noqa: SLF001 - likewise
 
@@ -54,6 +55,15 @@ def watch(pool: Any) -> None:
 
     processes._create_process_handlers = make_and_tell  # noqa: SLF001 - likewise
     processes._event_process_exit = exit_and_reap  # noqa: SLF001 - likewise
+
+
+def _replace_dead(processes: Any) -> bool:
+    """Replace children that died at their start, as is done with those that die later.
+
+    Celery asks once whether all could start, and otherwise ends the whole worker.
+    """
+    processes.maintain_pool()
+    return True
 
 
 def _reap(processes: Any, hub: Any, process: Any, tries: int) -> None:

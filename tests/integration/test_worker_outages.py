@@ -176,6 +176,25 @@ def test_a_prefork_parent_tells_of_a_child_s_death_at_once(
     until(lambda: f"died {child}" in worker.log, seconds=8, what="the news of its death")
 
 
+@pytest.mark.parametrize("concurrency", ["1", "2"])
+def test_a_child_that_dies_at_its_start_is_replaced(
+    client: SagaClient, start_worker: StartWorker, tmp_path: Path, concurrency: str
+) -> None:
+    died = tmp_path / "died"
+    worker = start_worker(
+        pool="prefork",
+        concurrency=concurrency,
+        sagas="tests.sagas_for_workers,tests.dies_at_start",
+        test_died=str(died),
+    )
+    assert died.exists()
+
+    started = client.start(INLINE, {"directory": str(tmp_path)}, key="1")
+
+    assert client.wait(started.id).state is State.COMPLETED
+    assert worker.is_alive
+
+
 def test_a_killed_sweeper_beside_a_prefork_worker_is_replaced(
     client: SagaClient, start_worker: StartWorker, tmp_path: Path
 ) -> None:
