@@ -143,11 +143,12 @@ class Lease:
     """The time-limited right to run one attempt, on this process's monotonic clock.
 
     `valid_until` moves when the lease is extended; `ends_at` is the attempt's timeout and never
-    moves.
+    moves. `is_running`: the step's function has been called and has not returned.
     """
 
     valid_until: float
     ends_at: float
+    is_running: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator import outcomes
 from orchestrator.admission import Admission
@@ -49,7 +49,7 @@ from orchestrator.guarding import Guards, Unguarded
 from orchestrator.installation import Installation
 from orchestrator.instrumentation import emit
 from orchestrator.keys import key_of, step_key
-from orchestrator.leases import Gate, Leases
+from orchestrator.leases import LOST, Gate, Holding, Leases
 from orchestrator.mover import Mover
 from orchestrator.payloads import payload_fits, read_back
 from orchestrator.planning import Serves
@@ -71,6 +71,8 @@ from orchestrator.troubles import Troubles
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+T = TypeVar("T")
 
 __all__ = ["DEFAULT_LEASE", "Claim", "Coordinator"]
 
@@ -203,6 +205,15 @@ class Coordinator:
         finally:
             self.leases.remove(claim.token)
 
+    def abandon(self, holding: Holding) -> None:
+        """Leave an attempt behind whose step hangs: it may not send, and stands in nobody's way.
+
+        Nothing is written; `Mover.give_up` is. What the step returns in the end is a late outcome.
+        """
+        holding.lease.valid_until = LOST
+        self.leases.remove(holding.token)
+        self.gate.abandon(holding.lease)
+
     def ask(self, snapshot: Snapshot, step: str, *, asked_before: int = 0) -> Outcome:
         """Ask a step's probe whether it took effect: no attempt, nothing is written.
 
@@ -289,7 +300,7 @@ class Coordinator:
             # Somebody else may run it by now.
             return outcomes.released(step, attempt.direction, attempt.number)
         try:
-            returned = function(context)
+            returned = _called(claim.lease, function, context)
             if attempt.direction in PROBES:
                 return outcomes.probed(step, attempt.direction, attempt.number, returned)
             if attempt.direction == Direction.COMPENSATE and isinstance(returned, NotLanded):
@@ -411,6 +422,14 @@ class _NotCalledError(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.cause = cause
+
+
+def _called(lease: Lease, function: Callable[..., T], context: StepContext[Any]) -> T:
+    lease.is_running = True
+    try:
+        return function(context)
+    finally:
+        lease.is_running = False
 
 
 def _undo_found_nothing(claim: Claim, answer: NotLanded) -> StepSucceeded | StepFailed:

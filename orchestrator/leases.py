@@ -22,13 +22,21 @@ HAND_BACK_SECONDS = 0.2
 """Who waits at the gate leaves so long before its lease ends: a hand-back takes a moment too."""
 
 
+KEPT_FREE_SECONDS = 15.0
+"""The gate is kept free for one who was turned away for no longer than that, and `RETURN_SECONDS`:
+it may have gone to another process."""
+
+RETURN_SECONDS = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """One attempt that runs in this process."""
+    """One attempt that runs in this process, in the thread of that ident."""
 
     attempt: AttemptId
     token: UUID
     lease: Lease
+    thread: int = 0
 
 
 class Leases:
@@ -50,9 +58,10 @@ class Leases:
         return lease
 
     def hold(self, attempt: AttemptId, token: UUID, lease: Lease) -> None:
-        """Keep a lease alive until `remove`."""
+        """Keep a lease alive until `remove`; called in the thread that runs the attempt."""
+        thread = threading.get_ident()
         with self._lock:
-            self._held[token] = Holding(attempt=attempt, token=token, lease=lease)
+            self._held[token] = Holding(attempt=attempt, token=token, lease=lease, thread=thread)
 
     def remove(self, token: UUID) -> None:
         """Forget a claim: it was recorded, or its attempt is over."""
@@ -101,14 +110,17 @@ class Gate:
     """Lets many attempts run at once, or one alone.
 
     An attempt whose predecessors took their process down runs its last try alone, so that its
-    neighbours are not blamed for a crash that was not theirs.
+    neighbours are not blamed for a crash that was not theirs. One that had to be turned away, since
+    its lease was over first, finds the gate kept free when it comes again: nobody enters before
+    those have left, or are out of time, who were inside then.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._inside = 0
+        self._inside: dict[int, Lease] = {}
         self._alone_waiting = 0
-        self._alone_inside = False
+        self._alone: Lease | None = None
+        self._kept_free_until = 0.0
 
     @contextmanager
     def entered(self, lease: Lease, *, alone: bool) -> Iterator[bool]:
@@ -119,33 +131,57 @@ class Gate:
         """
         with self._condition:
             admitted = self._wait_alone(lease) if alone else self._wait(lease)
-            self._inside += admitted
+            if admitted:
+                self._inside[id(lease)] = lease
         try:
             yield admitted
         finally:
             if admitted:
-                with self._condition:
-                    self._inside -= 1
-                    self._alone_inside = False
-                    self._condition.notify_all()
+                self.abandon(lease)
+
+    def abandon(self, lease: Lease) -> None:
+        """Count an attempt out, whether it has left or hangs; idempotent."""
+        with self._condition:
+            self._inside.pop(id(lease), None)
+            if self._alone is lease:
+                self._alone = None
+            self._condition.notify_all()
 
     def _wait(self, lease: Lease) -> bool:
-        return self._wait_for(lambda: not (self._alone_inside or self._alone_waiting), lease)
+        return self._wait_for(
+            lambda: (
+                self._alone is None
+                and not self._alone_waiting
+                and time.monotonic() >= self._kept_free_until
+            ),
+            lease,
+        )
 
     def _wait_alone(self, lease: Lease) -> bool:
         self._alone_waiting += 1
         try:
-            self._alone_inside = self._wait_for(lambda: self._inside == 0, lease)
+            admitted = self._wait_for(lambda: not self._inside, lease)
+            self._kept_free_until = 0.0 if admitted else self._empty_at
+            if admitted:
+                self._alone = lease
         finally:
             self._alone_waiting -= 1
             self._condition.notify_all()
-        return self._alone_inside
+        return admitted
+
+    @property
+    def _empty_at(self) -> float:
+        """By when all who are inside are out of time, and somebody turned away may be back."""
+        latest = max((each.ends_at for each in self._inside.values()), default=0.0)
+        return min(latest, time.monotonic() + KEPT_FREE_SECONDS) + RETURN_SECONDS
 
     def _wait_for(self, is_free: Callable[[], bool], lease: Lease) -> bool:
         """Wait as long as the lease is alive; it may be extended, or taken away, meanwhile."""
         while not is_free():
-            left = lease.valid_until - HAND_BACK_SECONDS - time.monotonic()
+            now = time.monotonic()
+            left = lease.valid_until - HAND_BACK_SECONDS - now
             if left <= 0:
                 return False
-            self._condition.wait(left)
+            kept = self._kept_free_until - now
+            self._condition.wait(min(left, kept) if kept > 0 else left)
         return True

@@ -74,9 +74,13 @@ class LostProcesses:
         self._put_off[lost.owner] = self._clock() + AGAIN_SECONDS
 
     def _is_lost(self, sight: Sight, before: dict[tuple[str, int], float], now: float) -> bool:
-        if sight.session_key is None or sight.is_held or not sight.is_settled:
+        if sight.session_key is None or sight.is_held:
             return False
         name = sight.owner, sight.session_key
+        if not sight.is_settled:
+            if name in before:
+                self._missing[name] = before[name]
+            return False
         since = self._missing[name] = before.get(name, now)
         return now - since >= APART_SECONDS
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from datetime import timedelta
 
 from orchestrator.coordinator import Coordinator
 from orchestrator.doorbell import Ring, ring_each
@@ -25,7 +26,7 @@ from orchestrator.storage.attempts import (
     DueSaga,
 )
 from orchestrator.storage.database import Database
-from orchestrator.storage.processes import Processes, Sight
+from orchestrator.storage.processes import Life, Processes, Sight
 from orchestrator.storage.rows import RING_PATIENCE_SECONDS, OpenAttempt
 from recovery.lost_processes import LostProcesses
 
@@ -40,6 +41,9 @@ LONG_PASS_SECONDS = 0.5
 
 UNRUNG_PAUSE_SECONDS = 3.0
 """How long a broker that refused is left alone: silence is answered by a timeout of seconds."""
+
+OWN_WORD = timedelta(seconds=2)
+"""How long after a timeout its own process is waited for, which knows best what became of it."""
 
 RunLocally = Callable[[Ring], bool]
 """Starts an attempt in this worker's free slots, without the broker; False when none is free."""
@@ -209,16 +213,26 @@ class Sweeper:
         taken = 0
         last: OpenAttempt | None = None
         while True:
-            expired = self._attempts.expired(
-                self._hashes, BATCH, lease_seconds=self._coordinator.lease_seconds, after=last
-            )
-            for each in expired:
-                taken += self._give_up(each, _reason(each))
+            expired = self._attempts.expired(self._hashes, BATCH, after=last)
+            for each, reason in self._with_reasons(expired):
+                taken += self._give_up(each, reason)
                 if self._is_over(until):
                     return SweepReport(taken_over=taken)
             if len(expired) < BATCH:
                 return SweepReport(taken_over=taken)
             last = expired[-1]
+
+    def _with_reasons(
+        self, expired: Sequence[OpenAttempt]
+    ) -> Iterator[tuple[OpenAttempt, UnknownReason]]:
+        """Say of each why it is over; one whose own process is about to say so is left to that."""
+        owners = {each.owner for each in expired if each.ran_out and each.owner}
+        lives = self._processes.lives(sorted(owners)) if owners else {}
+        for each in expired:
+            life = lives.get(each.owner or "") if each.ran_out else None
+            reason = UnknownReason.LEASE_LOST if life is None else _reason(each, life)
+            if reason is not None:
+                yield each, reason
 
     def _give_up(self, attempt: OpenAttempt, reason: UnknownReason) -> bool:
         return self._coordinator.mover.give_up(attempt, reason, will_ring=False)
@@ -330,5 +344,16 @@ class Sweeper:
         return 0, len(ran)
 
 
-def _reason(attempt: OpenAttempt) -> UnknownReason:
-    return UnknownReason.TIMED_OUT if attempt.is_timed_out else UnknownReason.LEASE_LOST
+def _reason(attempt: OpenAttempt, life: Life) -> UnknownReason | None:
+    """Whether a process that ran into a timeout lived, and its step hangs, or took it down.
+
+    A process that lives says so itself a moment later; None: it shall have that moment. Where
+    nothing shows whether it lives, it counts as a crash: else a step that kills its process in the
+    last part of its time would never be called poison.
+    """
+    assert attempt.lease_until is not None, "only what was claimed runs out of time"
+    if life.shows_it or life.seen_at >= attempt.lease_until:
+        return UnknownReason.TIMED_OUT
+    if life.shows_it is None and life.now < attempt.lease_until + OWN_WORD:
+        return None
+    return UnknownReason.LEASE_LOST

@@ -20,9 +20,13 @@ from orchestrator.instrumentation import emit
 from orchestrator.storage.process_session import ProcessSession
 from orchestrator.storage.processes import Process, Processes
 from workers.draining import PUT_BACK_AFTER_SECONDS, Drain, PutBack, give_up_all
+from workers.hung_steps import HungSteps
 
 TICK_SECONDS = 0.5
 """How soon a child notices the order to drain."""
+
+HUNG = 70
+"""Exit code of a process in which a step hangs: EX_SOFTWARE, an error inside of it."""
 
 SEEN_SECONDS = 10.0
 FORGET_SECONDS = 86_400.0
@@ -34,8 +38,11 @@ class Heartbeat:
 
     `hand_back` is called at that end: it returns the messages that nobody has begun, and how many.
     `watch` is called at every beat of a worker that is not stopping, with the monotonic time.
+    `stop_taking` is called when too many steps hang: the worker is to take no message any more, and
+    end with that exit code.
 
     Args:
+        hung: the steps of this process that run past their timeout.
         session: by which others see that this process lives.
         describe: what the register of processes should say of this one, beside its session.
     """
@@ -50,6 +57,8 @@ class Heartbeat:
         drain: Drain,
         put_back: PutBack,
         lease_seconds: float,
+        grace_seconds: float,
+        hung: HungSteps,
     ) -> None:
         self._coordinator = coordinator
         self._processes = processes
@@ -58,8 +67,12 @@ class Heartbeat:
         self._describe = describe
         self._drain = drain
         self._put_back = put_back
+        self._grace_seconds = grace_seconds
+        self._hung = hung
+        self._ends_since = 0.0
         self.hand_back: Callable[[], int] = lambda: 0
         self.watch: Callable[[float], None] = lambda _now: None
+        self.stop_taking: Callable[[int], object] = lambda _exit_code: None
         self._pause = lease_seconds / 3
         self._next_extension = time.monotonic() + self._pause
         self._next_sign = 0.0
@@ -93,9 +106,10 @@ class Heartbeat:
         Raises:
             LogUnavailableError: Postgres does not answer; what failed is due again soon.
         """
+        self._look_after_hung_steps(now)
         if self._drain.has_begun():
             self._put_back.ring(self._coordinator, older_than_seconds=PUT_BACK_AFTER_SECONDS)
-            if self._drain.seconds_left <= 0:
+            if self._drain.seconds_left <= 0 or self._only_waits_for_hung_steps(now):
                 self._end()
         if now >= self._next_extension:
             self._next_extension = now + RETRY_SECONDS
@@ -104,6 +118,27 @@ class Heartbeat:
         self._show(now)
         if not self._drain.has_begun():
             self.watch(now)
+
+    def _look_after_hung_steps(self, now: float) -> None:
+        """Leave behind what hangs; when that is too much, end: the supervisor starts us afresh."""
+        try:
+            self._hung.look(now)
+        except LogUnavailableError as error:
+            emit("heartbeat.failed", error=str(error))
+        if self._hung.is_stuck:
+            self._end(HUNG)
+        if self._hung.are_too_many and not self._drain.has_begun():
+            emit("worker.gave_way", left_behind=self._hung.left_behind)
+            self._drain.begin(self._grace_seconds, exit_code=HUNG)
+            self.stop_taking(HUNG)
+
+    def _only_waits_for_hung_steps(self, now: float) -> bool:
+        """Whether all else has ended, and what was put back had its time."""
+        if not self._hung.left_behind or self._coordinator.leases.holdings:
+            self._ends_since = 0.0
+            return False
+        self._ends_since = self._ends_since or now
+        return now - self._ends_since > PUT_BACK_AFTER_SECONDS + TICK_SECONDS
 
     def _show(self, now: float) -> None:
         """Be on the register with a session that stands, or with none: never with a lost one."""
@@ -146,16 +181,15 @@ class Heartbeat:
             if self._stop.wait(TICK_SECONDS):
                 return
 
-    def _end(self) -> None:
+    def _end(self, exit_code: int = 0) -> None:
         """The end of grace: hand on what still runs, and go without waiting for it."""
         given_up = give_up_all(self._coordinator)
         self._put_back.ring(self._coordinator)
         handed_back = self.hand_back()
         self._leave()
         emit("worker.grace_ended", given_up=given_up, handed_back=handed_back)
-        os._exit(
-            self._drain.exit_code
-        )  # a thread that runs a step cannot be stopped, only left behind
+        # A thread that runs a step cannot be stopped, only left behind.
+        os._exit(exit_code or self._drain.exit_code)
 
     def _leave(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from celery import bootsteps, signals
@@ -9,6 +10,7 @@ from celery import bootsteps, signals
 from orchestrator.instrumentation import emit
 from workers import children
 from workers.consumption import STALLED, Order
+from workers.pulse import LOOK_SECONDS, PulseWatch
 
 FOLLOW_SECONDS = 1.0
 """How soon the main process follows an order of those who watch what it takes."""
@@ -26,6 +28,11 @@ class Lifecycle(bootsteps.StartStopStep):
 
     requires = ("celery.worker.components:Pool",)
 
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        app = worker.app
+        self._watch = PulseWatch(app.pulses, lease_seconds=app.settings.lease_seconds)
+
     def start(self, worker: Any) -> None:
         """The pool is there; the broker may not be."""
         if runs_steps_itself(worker):
@@ -35,6 +42,7 @@ class Lifecycle(bootsteps.StartStopStep):
                 # Celery drops what waits for a thread when it stops; run, it is put back.
                 worker.pool.on_stop = worker.pool.executor.shutdown
                 runtime.heartbeat.hand_back = lambda: _return_unbegun(worker)
+                runtime.heartbeat.stop_taking = worker.end
             watch(runtime)
             runtime.heartbeat.ensure()
 
@@ -45,6 +53,12 @@ class Lifecycle(bootsteps.StartStopStep):
         """Called before the pool registers, because Celery goes through the steps backwards."""
         children.watch(worker.pool)
         hub.call_repeatedly(FOLLOW_SECONDS, _follow, worker)
+        processes = getattr(worker.pool, "_pool", None)
+        if hasattr(processes, "_pool"):
+            hub.call_repeatedly(LOOK_SECONDS, self._look_at_pulses, processes)
+
+    def _look_at_pulses(self, processes: Any) -> None:
+        self._watch.look(list(processes._pool), time.monotonic())  # noqa: SLF001 - has no other name
 
 
 def watch(runtime: Any) -> None:

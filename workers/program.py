@@ -135,11 +135,16 @@ class Program(Worker):
         runtime = self.saga_app.runtime()
         watch(runtime)
         runtime.heartbeat.ensure()
+        self.saga_app.pulses.start()
 
     def _on_end(self, **_: Any) -> None:
         runtime = self.saga_app.runtime.built
         if runtime is not None:
             runtime.close()
+            if runtime.slots.left_behind:  # Python would wait at its exit for threads that hang
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(self.saga_app.drain.exit_code)
 
     def _drain(self, exit_code: int = 0) -> None:
         """Called inside a signal handler: logs nothing, waits for nothing."""

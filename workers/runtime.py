@@ -27,6 +27,7 @@ from workers.consumption import STALLED, Busy, ConsumerWatch, Consumption
 from workers.draining import Drain, PutBack
 from workers.hand_off import CeleryDoorbell, FallbackDoorbell, task_name
 from workers.heartbeat import Heartbeat
+from workers.hung_steps import HungSteps
 from workers.in_place import run_in_place
 from workers.owner import owner, pid_space, pid_started
 from workers.settings import Settings
@@ -102,6 +103,13 @@ class Runtime:
             drain=drain,
             put_back=put_back,
             lease_seconds=settings.lease_seconds,
+            grace_seconds=settings.grace_seconds,
+            hung=HungSteps(
+                self.coordinator,
+                leave_behind=self.slots.leave_behind,
+                left_behind=lambda: self.slots.left_behind,
+                limit=settings.max_hung_threads,
+            ),
         )
         self.runner = StepRunner(
             app=app,
@@ -141,9 +149,8 @@ class Runtime:
 
     def _has_room(self) -> bool:
         """Whether one more step could run in this process; a child of a prefork worker runs one."""
-        return self.busy.threads < (
-            self._settings.concurrency if self._settings.pool == "threads" else 1
-        )
+        at_work = self.busy.threads - self.slots.left_behind
+        return at_work < (self._settings.concurrency if self._settings.pool == "threads" else 1)
 
     def _waiting(self, age_seconds: float) -> Sequence[str]:
         """Queues of ours with messages, for attempts of ours that are due for so long."""

@@ -15,6 +15,7 @@ from workers.broker import broker_configuration, queue_named, worker_configurati
 from workers.consumption import Consumption
 from workers.draining import Drain
 from workers.lifecycle import Lifecycle
+from workers.pulse import Pulses
 from workers.runtime import PerProcess, Runtime
 from workers.settings import Settings
 
@@ -41,6 +42,7 @@ class SagaApp(Celery):
         self.definitions = definitions(settings)
         self.drain = Drain()
         self.consumption = Consumption()
+        self.pulses = Pulses()
         self.runtime = PerProcess(
             lambda: Runtime(
                 self,

@@ -85,6 +85,8 @@ class Settings(BaseSettings):
         grace_seconds: what a stopping worker gives its running attempts; then it hands them on.
         stall_seconds: how long a worker may take nothing, with room for a step and messages
             waiting, before it connects anew; after as long again it ends with exit code 75.
+        max_hung_threads: how many threads, in which a step runs past its timeout, a worker leaves
+            behind and replaces before it ends itself with exit code 70.
         keep_days: how long ended sagas are kept at least: the longest life of a gateway's key and
             the time in which books are still reconciled.
         workers_sweep: whether workers sweep too; without, `amends sweep` must run somewhere.
@@ -148,6 +150,7 @@ class Settings(BaseSettings):
     key_prefix: str = "amends:"
     grace_seconds: float = Field(25.0, ge=0)
     stall_seconds: float = Field(60.0, gt=0)
+    max_hung_threads: int = Field(8, ge=0)
     keep_days: int = Field(90, ge=1)
     workers_sweep: bool = True
     sandbox_webhook_secrets: str | None = Field(None, repr=False)

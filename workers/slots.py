@@ -16,6 +16,9 @@ class Slots:
 
     A thread holds one slot, however many tasks run inside each other in it. Until a thread pool is
     adopted nothing is free: a prefork parent runs no steps itself.
+
+    A thread that hangs cannot be ended, only left behind: its slot is free, and the pool may start
+    another thread. One that comes back after all takes the place of the next that is left behind.
     """
 
     def __init__(self) -> None:
@@ -24,6 +27,49 @@ class Slots:
         self._taken = 0
         self._size = 0
         self._pool: Any = None
+        self._at_work: set[int] = set()
+        self._left_behind: dict[int, threading.Thread] = {}
+        self._spare = 0
+
+    @property
+    def left_behind(self) -> int:
+        """How many threads hang, and were replaced."""
+        return len(self._left_behind)
+
+    @property
+    def taken(self) -> int:
+        """How many threads are at work, those that were left behind apart."""
+        return self._taken
+
+    def leave_behind(self, ident: int) -> bool:
+        """Free the slot of a thread that hangs, and have another in its place.
+
+        False: it is none of the pool's threads, so nobody can take its place.
+        """
+        with self._lock:
+            thread = next((each for each in self._threads if each.ident == ident), None)
+            if thread is None or ident not in self._at_work:
+                return False
+            self._left_behind[ident] = thread
+            self._taken -= 1
+            if self._spare:
+                self._spare -= 1
+                return True
+        self._replace(thread)
+        return True
+
+    @property
+    def _threads(self) -> set[threading.Thread]:
+        executor = getattr(self._pool, "executor", None)
+        return set(getattr(executor, "_threads", ()))
+
+    def _replace(self, thread: threading.Thread) -> None:
+        """The executor neither counts the thread any more nor waits for it; see its `submit`."""
+        executor = self._pool.executor
+        with executor._shutdown_lock:  # noqa: SLF001 - it has no other way to let a thread go
+            executor._threads.discard(thread)  # noqa: SLF001
+            if executor._work_queue.qsize():  # noqa: SLF001
+                executor._adjust_thread_count()  # noqa: SLF001
 
     def adopt(self, pool: Any, size: int) -> None:
         """Use Celery's thread pool of that size."""
@@ -33,12 +79,13 @@ class Slots:
         if self._here.held == 0:
             with self._lock:
                 self._taken += 1
+                self._at_work.add(threading.get_ident())
         self._here.held += 1
 
     def __exit__(self, *_: object) -> None:
         self._here.held -= 1
         if self._here.held == 0:
-            self._free()
+            self._end_work()
 
     def start(self, work: Callable[[], object]) -> bool:
         """Run `work` in a free thread, or return False when there is none."""
@@ -55,10 +102,21 @@ class Slots:
 
     def _work(self, work: Callable[[], object]) -> None:
         self._here.held += 1  # the slot that `start` took for this thread
+        with self._lock:
+            self._at_work.add(threading.get_ident())
         try:
             work()
         finally:
             self.__exit__()
+
+    def _end_work(self) -> None:
+        ident = threading.get_ident()
+        with self._lock:
+            self._at_work.discard(ident)
+            if self._left_behind.pop(ident, None) is not None:
+                self._spare += 1  # its slot was freed long ago
+                return
+        self._free()
 
     def _free(self) -> None:
         with self._lock:

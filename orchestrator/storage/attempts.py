@@ -45,8 +45,7 @@ _IS_KNOWN = "s.definition_hash = ANY(%(hashes)s::text[]) AND s.log_format <= %(l
 
 EXPIRED = f"""
 SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner,
-    t.lease_until >= t.timeout_at AND t.timeout_for > make_interval(secs => %(lease)s),
-    t.lease_until
+    t.lease_until >= t.timeout_at, t.lease_until
 FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
 WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NOT NULL
     AND {_IS_KNOWN}
@@ -217,19 +216,16 @@ class Attempts:
         hashes: Sequence[str],
         limit: int,
         *,
-        lease_seconds: float,
         after: OpenAttempt | None = None,
     ) -> list[OpenAttempt]:
         """Return attempts whose lease is over, the longest over first; go on behind `after`.
 
-        An attempt longer than a lease, and extended up to its timeout, timed out in a process that
-        lived; any other lost its process, as far as anybody can tell.
+        Whether the process of one that ran out of time lived then, the register of processes says.
         """
         values = {
             "hashes": list(hashes),
             "log_format": log_format(),
             "limit": limit,
-            "lease": lease_seconds,
             "since": after and after.lease_until,
             "saga_id": after and after.id.saga_id,
             "step": after and after.id.step,
@@ -357,13 +353,13 @@ def _ring(row: Row) -> Ring:
 
 
 def _open_attempt(row: Sequence[Any], *, is_expired: bool) -> OpenAttempt:
-    saga_id, step, direction, number, queue, token, owner, is_timed_out, lease_until = row
+    saga_id, step, direction, number, queue, token, owner, ran_out, lease_until = row
     return OpenAttempt(
         id=AttemptId(saga_id=saga_id, step=step, direction=direction, number=number),
         queue=queue,
         token=token,
         owner=owner,
         is_expired=is_expired,
-        is_timed_out=is_timed_out,
+        ran_out=ran_out,
         lease_until=lease_until,
     )

@@ -112,7 +112,7 @@ class Claimed:
 class OpenAttempt:
     """A row of `attempt` as recovery sees it.
 
-    `is_timed_out`: its lease was extended up to the attempt's timeout, so its process lived on.
+    `ran_out`: its lease reached up to the attempt's timeout; its process may have lived until then.
     `lease_until`, `alone` and `timeout_seconds` are known where they were asked for.
     """
 
@@ -121,7 +121,7 @@ class OpenAttempt:
     token: UUID | None
     owner: str | None
     is_expired: bool
-    is_timed_out: bool = False
+    ran_out: bool = False
     lease_until: datetime | None = None
     alone: bool = False
     timeout_seconds: float = 0.0

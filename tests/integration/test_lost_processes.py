@@ -28,6 +28,7 @@ from tests.histories import doing, saga
 from tests.integration.engine import Engine, wait_until
 from workers.draining import Drain, PutBack
 from workers.heartbeat import TICK_SECONDS, Heartbeat
+from workers.hung_steps import HungSteps
 from workers.local_servers.running_servers import RunningServers
 from workers.owner import owner, pid_space, pid_started
 
@@ -125,6 +126,13 @@ class Beating:
             drain=Drain(),
             put_back=PutBack(),
             lease_seconds=15,
+            grace_seconds=5,
+            hung=HungSteps(
+                engine.coordinator,
+                leave_behind=lambda _ident: True,
+                left_behind=lambda: 0,
+                limit=0,
+            ),
         )
 
     def __enter__(self) -> Self:

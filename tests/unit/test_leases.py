@@ -142,7 +142,7 @@ def test_who_waits_goes_on_waiting_when_its_lease_is_extended() -> None:
 
 def test_one_who_gives_up_waiting_to_be_alone_lets_the_others_in() -> None:
     gate = Gate()
-    ordinary = Visitor(gate)
+    ordinary = Visitor(gate, lease=lasting(1.0))
     assert ordinary.inside.wait(PATIENCE)
     alone = Visitor(gate, alone=True, lease=lasting(0.5))
     until(lambda: waiting_alone(gate)() or alone.turned_away.is_set())
@@ -151,3 +151,52 @@ def test_one_who_gives_up_waiting_to_be_alone_lets_the_others_in() -> None:
     assert newcomer.inside.wait(PATIENCE)
     newcomer.leaves()
     ordinary.leaves()
+
+
+def test_one_that_hangs_inside_is_counted_out_and_comes_back_to_no_harm() -> None:
+    gate, hung = Gate(), lasting(PATIENCE)
+    hanging = Visitor(gate, lease=hung)
+    assert hanging.inside.wait(PATIENCE)
+
+    gate.abandon(hung)
+    alone = Visitor(gate, alone=True)
+    assert alone.inside.wait(PATIENCE)
+    hanging.leaves()
+    newcomer = Visitor(gate)
+    until(lambda: len(gate._inside) == 1)
+
+    assert not newcomer.inside.wait(0.1)
+    alone.leaves()
+    assert newcomer.inside.wait(PATIENCE)
+    newcomer.leaves()
+
+
+def test_one_that_hangs_alone_lets_the_others_in() -> None:
+    gate, hung = Gate(), lasting(PATIENCE)
+    alone = Visitor(gate, alone=True, lease=hung)
+    assert alone.inside.wait(PATIENCE)
+
+    gate.abandon(hung)
+
+    newcomer = Visitor(gate)
+    assert newcomer.inside.wait(PATIENCE)
+    newcomer.leaves()
+    alone.leaves()
+
+
+def test_who_had_to_be_turned_away_finds_the_gate_kept_free_when_it_comes_again() -> None:
+    gate = Gate()
+    ordinary = Visitor(gate, lease=lasting(PATIENCE))
+    assert ordinary.inside.wait(PATIENCE)
+    alone = Visitor(gate, alone=True, lease=lasting(0.5))
+    newcomers = [Visitor(gate), Visitor(gate)]
+    assert alone.turned_away.wait(PATIENCE)
+
+    assert not any(each.inside.wait(0.2) for each in newcomers)
+    again = Visitor(gate, alone=True)
+    ordinary.leaves()
+    assert again.inside.wait(PATIENCE)
+    again.leaves()
+    assert all(each.inside.wait(PATIENCE) for each in newcomers)
+    for each in newcomers:
+        each.leaves()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -86,3 +87,63 @@ def _wait_until_idle(pool: TaskPool) -> None:
 
 def test_without_threads_of_its_own_nothing_is_free() -> None:
     assert not Slots().start(lambda: None)
+
+
+def test_a_thread_that_hangs_is_left_behind_and_another_takes_its_place(slots: Slots) -> None:
+    hung = [_Held(slots), _Held(slots)]
+    assert not slots.start(lambda: None)
+    waiting = threading.Event()
+    slots._pool.apply_async(waiting.set, callback=lambda _: None)  # as a message that was fetched
+
+    assert slots.leave_behind(hung[0].ident)
+
+    assert waiting.wait(SECONDS)
+    assert slots.left_behind == 1
+    another = _Held(slots)
+    assert not slots.start(lambda: None)
+    for each in (*hung, another):
+        each.go.set()
+
+
+def test_a_thread_that_comes_back_takes_the_place_of_the_next_that_hangs(
+    slots: Slots, pool: TaskPool
+) -> None:
+    first, second = _Held(slots), _Held(slots)
+    slots.leave_behind(first.ident)
+    third = _Held(slots)
+    first.go.set()
+    first.ended.wait(SECONDS)
+
+    assert slots.leave_behind(second.ident)
+
+    threads = len(slots._threads)
+    fourth = _Held(slots)
+    assert len(slots._threads) == threads
+    for each in (second, third, fourth):
+        each.go.set()
+
+
+def test_a_thread_that_is_not_the_pool_s_cannot_be_left_behind(slots: Slots) -> None:
+    with slots:
+        assert not slots.leave_behind(threading.get_ident())
+    assert slots.left_behind == 0
+
+
+class _Held:
+    """Work that was started in a free slot and holds its thread until `go`."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.go, self.ended, inside = threading.Event(), threading.Event(), threading.Event()
+        self.ident = 0
+
+        def hold() -> None:
+            self.ident = threading.get_ident()
+            inside.set()
+            self.go.wait(SECONDS)
+            self.ended.set()
+
+        until = time.monotonic() + SECONDS
+        while not slots.start(hold):
+            assert time.monotonic() < until, "there is no free slot"
+            time.sleep(0.01)
+        assert inside.wait(SECONDS)
