@@ -143,8 +143,11 @@ class Sweeper:
         if not self._sweeps.acquire(blocking=False):
             return SweepReport()
         try:
-            report = self._release_lost()
-            return report if report.is_quiet else report + self.ring_due()
+            lost = self._lost.find()
+            if not lost:
+                return SweepReport()
+            until = time.monotonic() + PASS_SECONDS
+            return self._release(lost) + self._ring_first(until) + self._ring_again(until)
         finally:
             self._sweeps.release()
 
@@ -153,16 +156,22 @@ class Sweeper:
         held = self._attempts.owned_by(owners)
         return sum(self._give_up(each, UnknownReason.CRASHED) for each in held)
 
-    def _release_lost(self) -> SweepReport:
-        return SweepReport(taken_over=sum(self._bury(each) for each in self._lost.find()))
+    def _release(self, lost: Sequence[Sight]) -> SweepReport:
+        return SweepReport(taken_over=sum(self._bury(each) for each in lost))
 
     def _bury(self, lost: Sight) -> int:
-        """Give up what a dead process held; of other definitions, only who has them can."""
+        """Give up what a dead process held; of other definitions, only who has them can.
+
+        The messages that it had fetched and not begun died with it, where the broker forgets what
+        it has delivered: what is missing in its queues is rung again without the usual patience.
+        """
         released = self.release([lost.owner])
-        if self._processes.bury(lost):
-            emit("worker.died", owners=[lost.owner], released=released)
-        else:
+        queues = self._processes.bury(lost)
+        if queues is None:
             self._lost.put_off(lost)
+        else:
+            self._attempts.doubt(queues)
+            emit("worker.died", owners=[lost.owner], released=released)
         return released
 
     @property
@@ -174,7 +183,7 @@ class Sweeper:
             self._attempts.wake_foreign(self._hashes)
             self._woke_foreign = True
         self._has_more = False
-        report = self._release_lost() + self._take_over(time.monotonic() + PASS_SECONDS)
+        report = self._release(self._lost.find()) + self._take_over(time.monotonic() + PASS_SECONDS)
         for work in (
             self._deliver,
             self._ring_first,
@@ -194,7 +203,7 @@ class Sweeper:
         report = work(began + PASS_SECONDS)
         ended = time.monotonic()
         if ended - began > LONG_PASS_SECONDS:
-            report += self._release_lost() + self._take_over(ended + PASS_SECONDS)
+            report += self._release(self._lost.find()) + self._take_over(ended + PASS_SECONDS)
         return report
 
     def _is_over(self, until: float) -> bool:

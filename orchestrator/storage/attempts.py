@@ -112,6 +112,22 @@ SELECT DISTINCT late.queue FROM (
     LIMIT 1000) late
 """
 
+MOST_FETCHED = 500
+"""More messages than any worker fetches ahead of its slots."""
+
+DOUBT = f"""
+WITH picked AS (
+    SELECT t.saga_id, t.step, t.direction, t.number FROM amends.attempt t
+    WHERE coalesce(t.lease_until, t.ring_at) > {_NOW} AND t.token IS NULL
+        AND t.rung_count > 0 AND t.queue = ANY(%(queues)s::text[])
+    ORDER BY coalesce(t.lease_until, t.ring_at) LIMIT {MOST_FETCHED}
+    FOR UPDATE OF t SKIP LOCKED
+)
+UPDATE amends.attempt t SET ring_at = clock_timestamp()
+FROM picked WHERE (t.saga_id, t.step, t.direction, t.number)
+    = (picked.saga_id, picked.step, picked.direction, picked.number)
+"""
+
 RING_AGAIN = f"""
 WITH picked AS (
     SELECT t.saga_id, t.step, t.direction, t.number, s.definition
@@ -267,6 +283,11 @@ class Attempts:
         """Return those of the queues with attempts, rung and unclaimed, due since so long ago."""
         values = {"queues": list(queues), "hashes": list(hashes), "age": age_seconds}
         return [row[0] for row in self._database.run(LATE_QUEUES, values)]
+
+    def doubt(self, queues: Sequence[str]) -> None:
+        """Trust the oldest rings of these queues no longer: who had fetched them may be dead."""
+        if queues:
+            self._database.run(DOUBT, {"queues": list(queues)}, writes="sweep.commit")
 
     def ring_again(
         self, queue: str, hashes: Sequence[str], limit: int, patience_seconds: float

@@ -320,6 +320,29 @@ def test_a_sweeper_gives_up_what_a_dead_process_held_long_before_its_lease_is_ov
     assert Processes(Database(engine.pool)).lives([OWNER]) == {}
 
 
+def test_what_a_dead_process_had_fetched_is_rung_again_at_once(
+    engine: Engine, database: str
+) -> None:
+    engine.client.start("shop", {"amount": 1}, key="order-1")
+    fetched = engine.bell.messages.popleft()
+    engine.client.start("shop", {"amount": 1}, key="order-2")  # still waits in its queue
+    gone: Any = replace(
+        _described(OWNER),
+        queues=[fetched.queue],
+        pid_space=pid_space() or "nowhere",
+        pid=2**22 + 1,
+        pid_started="1",
+    )
+    Processes(Database(engine.pool)).seen(gone)
+    sweeper = Sweeper(engine.coordinator, Database(engine.pool))
+
+    assert sweeper.release_lost().rung_again == 1
+
+    assert fetched in engine.bell.messages
+    assert len(engine.bell.messages) == 2
+    assert sweeper.release_lost().is_quiet
+
+
 def _pause() -> bool:
     threading.Event().wait(0.1)
     return False
