@@ -26,7 +26,7 @@ from orchestrator import folding, state_codec
 from orchestrator.entries import Json, Recorded
 from orchestrator.state import FoldedSaga, StepState
 
-EVERY = 100
+EVERY = 50
 """So many entries after the last checkpoint a new one is worth its statement."""
 
 KEPT_SIGNALS = 32
