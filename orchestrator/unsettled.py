@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from orchestrator.entries import PROBES, Direction, Recorded, StepWaiting, voided
@@ -30,18 +30,38 @@ def unsettled(entries: Iterable[Recorded]) -> list[Unsettled]:
     Raises:
         HistoryError: the entries are not a legal history.
     """
-    log = list(entries)
-    state = FoldedSaga(voided=frozenset(voided(log)))
-    since: dict[tuple[str, Direction], Recorded] = {}
-    for recorded in log:
-        state = apply(state, recorded)
-        since = {each: since.get(each, recorded) for each in _unsettled_in(state)}
-    if state.phase not in (State.RUNNING, State.COMPENSATING):
-        return []
-    return [
-        Unsettled(step=step, direction=direction, seq=began.seq, since=began.at)
-        for (step, direction), began in sorted(since.items(), key=lambda item: item[1].seq)
-    ]
+    return Followed().through(entries).unsettled()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """A log up to `state.seq`, and since which entry of it what is unsettled; it may go on."""
+
+    state: FoldedSaga = field(default_factory=FoldedSaga)
+    since: Mapping[tuple[str, Direction], Recorded] = field(default_factory=dict)
+
+    def through(self, entries: Iterable[Recorded]) -> Followed:
+        """Return the log with the entries that follow.
+
+        Raises:
+            HistoryError: they are not a legal history.
+        """
+        log = list(entries)
+        ahead = frozenset(seq for seq in voided(log) if seq > self.state.seq)
+        state, since = replace(self.state, voided=self.state.voided | ahead), self.since
+        for recorded in log:
+            state = apply(state, recorded)
+            since = {each: since.get(each, recorded) for each in _unsettled_in(state)}
+        return Followed(state=state, since=since)
+
+    def unsettled(self) -> list[Unsettled]:
+        """Return what is unsettled now; see the function of that name."""
+        if self.state.phase not in (State.RUNNING, State.COMPENSATING):
+            return []
+        return [
+            Unsettled(step=step, direction=direction, seq=began.seq, since=began.at)
+            for (step, direction), began in sorted(self.since.items(), key=lambda item: item[1].seq)
+        ]
 
 
 def _unsettled_in(state: FoldedSaga) -> Iterable[tuple[str, Direction]]:

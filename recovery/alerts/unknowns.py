@@ -9,14 +9,17 @@ from __future__ import annotations
 import time
 from uuid import UUID
 
-from orchestrator.errors import LogUnavailableError
+from orchestrator.errors import HistoryError, LogUnavailableError
 from orchestrator.storage.alerts import Alert, AlertKind, Alerts
 from orchestrator.storage.saga_log import SagaLog
-from orchestrator.unsettled import Unsettled, unsettled
+from orchestrator.unsettled import Followed, Unsettled
 
 PAGE = 200
 LOOKS = 15
 """How often to look while an unknown grows too old: at 15 minutes, once a minute."""
+
+FOLLOWED = 1000
+"""Of so many sagas the fold is remembered, so that the next look reads what was added only."""
 
 START = UUID(int=0)
 
@@ -31,6 +34,7 @@ class UnknownWatch:
         self._next_look = 0.0
         self._raised_to = START
         self._closed_to = START
+        self._followed: dict[UUID, Followed] = {}
 
     def look(self) -> tuple[list[Alert], list[Alert]]:
         """Return what was raised and what was closed; nothing when it is not yet time to look."""
@@ -68,8 +72,20 @@ class UnknownWatch:
     def _unsettled(self, saga_id: UUID) -> list[Unsettled] | None:
         """None: a newer version wrote this log, or it is damaged; the sweep tells of that."""
         try:
-            return unsettled(self._log.entries(saga_id))
+            now = self._follow(saga_id)
         except LogUnavailableError:
             raise
         except Exception:  # noqa: BLE001 - whatever one damaged log raises, the others are looked at
             return None
+        self._followed[saga_id] = now
+        if len(self._followed) > FOLLOWED:
+            del self._followed[next(iter(self._followed))]  # longest not asked about
+        return now.unsettled()
+
+    def _follow(self, saga_id: UUID) -> Followed:
+        """Read what was added since the last look; the whole log where that does not fit it."""
+        before = self._followed.pop(saga_id, Followed())
+        try:
+            return before.through(self._log.entries(saga_id, after=before.state.seq))
+        except HistoryError:
+            return Followed().through(self._log.entries(saga_id))

@@ -14,7 +14,7 @@ import sqlalchemy
 
 from orchestrator.context import Effect, Movement
 from orchestrator.definition import Retry
-from orchestrator.entries import SagaUnparked, StepSucceeded
+from orchestrator.entries import Recorded, SagaUnparked, StepSucceeded
 from orchestrator.errors import LogUnavailableError, OutcomeUnknown, Terminal
 from orchestrator.state import State
 from orchestrator.storage.alert_statements import MOVED_ON
@@ -22,6 +22,7 @@ from orchestrator.storage.alerts import Alert, AlertKind, Alerts
 from orchestrator.storage.database import Database
 from orchestrator.storage.processes import Processes
 from orchestrator.storage.rows import Closing
+from orchestrator.storage.saga_log import SagaLog
 from recovery.alerts import unknowns
 from recovery.alerts.loop import AlertLoop
 from recovery.alerts.notifier import AlertReport, Notifier
@@ -392,6 +393,28 @@ def test_an_unknown_is_told_of_when_it_is_too_old(engine: Engine, alerts: Alerts
     [alert] = alerts.find(closed_too=False, limit=10)
     assert (alert.kind, alert.saga_id) == (AlertKind.UNKNOWN_TOO_LONG, old)
     assert (alert.data["key"], alert.data["step"]) == ("old", "pay")
+
+
+def test_of_a_log_that_was_looked_at_only_what_was_added_is_read_again(
+    engine: Engine, alerts: Alerts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost_for(engine, AGE + 60, "old")
+    log, asked = SagaLog(Database(engine.pool)), list[int]()
+    entries = log.entries
+
+    def noted(saga_id: UUID, after: int = 0) -> list[Recorded]:
+        asked.append(after)
+        return entries(saga_id, after)
+
+    monkeypatch.setattr(log, "entries", noted)
+    watch = unknowns.UnknownWatch(alerts, log, age_seconds=AGE)
+    raised, _ = watch.look()
+    assert [each.kind for each in raised] == [AlertKind.UNKNOWN_TOO_LONG]
+    watch._next_look = 0.0
+    assert watch.look() == ([], [])
+    first, *later = asked
+    assert first == 0
+    assert min(later) > 0
 
 
 def test_a_settled_unknown_is_not_told_of_any_more(engine: Engine, alerts: Alerts) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from orchestrator.definition import Retry
 from orchestrator.entries import Direction
 from orchestrator.state import State
-from orchestrator.unsettled import Unsettled, unsettled
+from orchestrator.unsettled import Followed, Unsettled, unsettled
 from tests.histories import COMPENSATE, MORNING, History, doing, saga
 
 SHOP = saga(doing("pay"), doing("ship"))
@@ -57,3 +57,12 @@ def test_a_parked_saga_asks_a_person_already() -> None:
     history = History(saga(doing("pay", retry=Retry(max_attempts=1)))).unknown("pay")
     assert history.visible is State.STUCK
     assert unsettled(history.log) == []
+
+
+def test_a_log_that_is_followed_says_at_each_entry_what_the_whole_one_does() -> None:
+    history = History(saga(doing("pay"), doing("ship")))
+    history.unknown("pay").unknown("pay").succeeds("pay").unknown("ship").succeeds("ship")
+    followed = Followed()
+    for place, recorded in enumerate(history.log, start=1):
+        followed = followed.through([recorded])
+        assert followed.unsettled() == unsettled(history.log[:place])
