@@ -564,14 +564,6 @@ class UnreadableEntry:
     values: Json
     why: str
 
-    @property
-    def may_be_newer(self) -> bool:
-        """Whether a newer version may have written it: a kind or a field that this one has not."""
-        known = ENTRY_TYPES.get(self.kind)
-        if known is None or not isinstance(self.values, dict):
-            return known is None
-        return not {each.name for each in fields(known)}.issuperset(self.values)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:

@@ -10,13 +10,12 @@ database or with this process's rights is nobody's own trouble and is not caught
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 
 from orchestrator import outcomes
-from orchestrator.entries import Recorded, UnreadableEntry, log_format
+from orchestrator.entries import Recorded, log_format
 from orchestrator.errors import HistoryError, InstallationError, LogUnavailableError
 from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
@@ -106,16 +105,14 @@ def folded(snapshot: Snapshot) -> FoldedSaga:
 
 
 def fold_of(entries: Sequence[Recorded], base: FoldedSaga | None = None) -> FoldedSaga:
-    """Return the fold of a log, or of what follows `base`, however it is damaged.
+    """Return the fold of a log of our form, or of what follows `base`.
 
-    Raises as `folded`.
+    Raises:
+        UnreadableLogError: whatever a damaged entry raises.
     """
     try:
         return replay(entries, base)
     except Exception as error:
-        known: list[Any] = [each.entry for each in entries]
-        if any(isinstance(each, UnreadableEntry) and each.may_be_newer for each in known):
-            raise NewerLogError(str(error)) from error
         raise UnreadableLogError(brief(error)) from error
 
 

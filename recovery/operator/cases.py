@@ -14,7 +14,7 @@ from orchestrator.folding import apply
 from orchestrator.state import PARKED, TERMINAL, FoldedSaga, State, StepState
 from orchestrator.state_machine import Decision, decide
 from orchestrator.storage.rows import SagaRow, Snapshot
-from orchestrator.troubles import fold_of
+from orchestrator.troubles import folded
 from recovery.operator.refusals import UnknownStepError
 
 
@@ -35,7 +35,7 @@ class Case:
         """
         return cls(
             snapshot=snapshot,
-            state=fold_of(snapshot.entries),
+            state=folded(snapshot),
             known=definitions.by_hash(snapshot.saga.definition_hash),
         )
 

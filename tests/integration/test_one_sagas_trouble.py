@@ -158,13 +158,22 @@ def test_entries_that_were_forged_are_believed_by_nobody(make: Make) -> None:
     assert entry.entries == [2]
 
 
-@pytest.mark.parametrize("values", [[], "text", None, 5, {"payload": {}, "skipped": 5}])
-def test_an_entry_of_nonsense_stops_its_own_saga_only(make: Make, values: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("StepSucceeded", []),
+        ("StepSucceeded", "text"),
+        ("StepSucceeded", None),
+        ("StepSucceeded", 5),
+        ("StepSucceeded", {"nonsense": 1}),
+        ("SagaStarted", {"payload": {}, "skipped": 5}),
+        ("Nonsense", {}),
+    ],
+)
+def test_an_entry_of_nonsense_stops_its_own_saga_only(make: Make, kind: str, values: Any) -> None:
     engine = make()
     victim, other = start(engine, "victim"), start(engine, "other")
-    forge(
-        engine, victim, "StepSucceeded" if not isinstance(values, dict) else "SagaStarted", values
-    )
+    forge(engine, victim, kind, values)
     engine.sql("UPDATE amends.saga SET seq = seq + 1 WHERE id = :id", id=victim)
     due(engine)
     sweep(engine)

@@ -428,7 +428,7 @@ def test_messages_for_other_deployments_sagas_do_not_pass_for_ours(make: Make) -
 
 
 def unreadable(engine: Engine, ids: Sequence[Any]) -> None:
-    """Let a newer version have written into these logs and then have lost its claim."""
+    """Let somebody have written what is no entry into these logs, and the claims be lost."""
     engine.sql(
         "INSERT INTO amends.saga_log (saga_id, seq, kind, data) "
         "SELECT id, 2, 'NoteAdded', '{}' FROM amends.saga WHERE id = ANY(:ids)",
@@ -463,4 +463,4 @@ def test_an_unreadable_saga_is_told_of_once(make: Make) -> None:
         for _ in range(3):
             engine.sql("UPDATE amends.saga SET due_at = clock_timestamp()")
             one.run_once()
-    assert [event for event, _ in heard].count("saga.unreadable") == 1
+    assert [event for event, _ in heard].count("saga.set_aside") == 1

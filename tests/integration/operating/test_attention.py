@@ -115,6 +115,9 @@ def test_a_log_that_cannot_be_read_is_listed_all_the_same(
         "SELECT id, seq, 'SagaBlessed', '{}' FROM moved"
     )
     [row] = look(engine, operator)
+    assert (row.saga.id, row.advice.command) == (saga_id, f"amends repair {saga_id}")
+    engine.sql("UPDATE amends.saga SET log_format = 99")
+    [row] = look(engine, operator)
     assert (row.saga.id, row.advice.command) == (saga_id, "amends check-deploy")
 
 

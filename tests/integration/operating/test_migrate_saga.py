@@ -168,7 +168,7 @@ def test_a_log_with_entries_of_a_newer_build_is_counted_as_left_behind(
     hashes = engine.coordinator.definitions.hashes
     assert signs.unreadable(hashes) == []
     engine.sql(
-        "WITH moved AS (UPDATE amends.saga SET seq = 2 RETURNING id) "
+        "WITH moved AS (UPDATE amends.saga SET seq = 2, log_format = 99 RETURNING id) "
         "INSERT INTO amends.saga_log (saga_id, seq, kind, data) "
         "SELECT id, 2, 'SagaBlessed', '{}' FROM moved"
     )
