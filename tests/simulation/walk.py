@@ -1,0 +1,663 @@
+"""One saga, from its start until the world is quiet: faults first, then none, and a judgement.
+
+Time is a heap of moments. What an attempt's fate is, is drawn when it is claimed:
+
+    answered    its function runs, and its outcome is recorded
+    released    handed back before it began
+    killed      its worker dies before or after the function ran
+    stopped     the function ran, its worker stands still and comes back after it was given up
+    slow        the request arrives later: within the timeout, or beyond it where the contract is
+                broken; its answer comes late, or nobody lives to hear it
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from orchestrator import claiming, context, coordinator, outcomes
+from orchestrator.claiming import Claim
+from orchestrator.context import Lease, Resources
+from orchestrator.coordinator import Coordinator
+from orchestrator.definition import Kind, SagaDefinition
+from orchestrator.definitions import Definitions
+from orchestrator.doorbell import SilentDoorbell
+from orchestrator.entries import (
+    CancelRequested,
+    Direction,
+    EffectReported,
+    Entry,
+    LateOutcomeRecorded,
+    MovementSettled,
+    Outcome,
+    Recorded,
+    SagaCompensated,
+    SagaCompleted,
+    SagaStarted,
+    SagaUnparked,
+    SignalReceived,
+    StepSettled,
+    StepStarted,
+    StepSucceeded,
+    StepWaiting,
+    UndoFailed,
+    UnknownReason,
+)
+from orchestrator.folding import apply, replay
+from orchestrator.keys import generation_of, key_of
+from orchestrator.outcomes import told
+from orchestrator.state import PARKED, TERMINAL, FoldedSaga, State
+from orchestrator.state_machine import Decision, decide
+from orchestrator.storage.database import Database, create_engine
+from orchestrator.storage.rows import AttemptId, SagaRow
+from steps.gateways.payment import ChargeStatus, PaymentGateway
+from steps.payment import AUTHENTICATED
+from steps.webhooks.weighing import (
+    EffectProved,
+    NotYet,
+    PayerAnswered,
+    RefundFailed,
+    RefundSettled,
+    weigh,
+)
+from tests.histories import MORNING
+from tests.simulation.other_side import SIGNAL, Deed, Deeds, Payments, Trouble
+
+MAX_EVENTS = 600
+LEASE = timedelta(seconds=15)
+QUIET_WITHIN = timedelta(hours=30)
+"""Once faults stop, everything declared (waits, lookups, budgets, late answers) is over by then."""
+
+REPLAYED = 0.1
+"""In how many walks the whole log is folded once more: it takes as long as the walk."""
+
+PAYING = ("authorize_payment", "capture_payment")
+OPERATOR_TRIES = 6
+DELAYS = (1, 30, 150, 300, 600, 3600)
+"""Seconds after which a webhook comes, at most."""
+
+WEIGHED_AT_MOST = 8
+KEY = "o-1"
+ID = uuid.UUID(int=7)
+
+
+class ViolationError(Exception):
+    """What must never be was."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Walked:
+    """One saga that was walked: how it ended, its faults, and what was wrong, if anything."""
+
+    shape: str
+    end: str
+    faults: dict[str, int]
+    is_beyond: bool
+    entries: int
+    quiet_after: timedelta
+    violation: str | None = None
+    log: list[str] = field(default_factory=list)
+
+
+class Clock:
+    """Virtual time, for the world and for the modules of the engine that read a clock."""
+
+    def __init__(self) -> None:
+        self.now = MORNING
+
+    def monotonic(self) -> float:
+        return (self.now - MORNING).total_seconds()
+
+
+@contextmanager
+def virtual_time(clock: Clock) -> Iterator[None]:
+    """Have the engine's own call read this clock."""
+    modules: list[Any] = [claiming, context, coordinator]
+    before = [each.time for each in modules]
+    fake = SimpleNamespace(monotonic=clock.monotonic, sleep=time.sleep)
+    for each in modules:
+        each.time = fake
+    try:
+        yield
+    finally:
+        for each, real in zip(modules, before, strict=True):
+            each.time = real
+
+
+class Engine:
+    """The engine's own call, on a database that is never asked."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._database = Database(create_engine("postgresql+psycopg://nobody@localhost/none"))
+        self._coordinators: dict[str, Coordinator] = {}
+        self._side: dict[type, Any] = {}
+
+    def coordinator(
+        self, definition: SagaDefinition[Any], payments: Payments, deeds: Deeds
+    ) -> Coordinator:
+        self._side = {PaymentGateway: payments, Deeds: deeds}
+        found = self._coordinators.get(definition.hash)
+        if found is None:
+            found = self._coordinators[definition.hash] = Coordinator(
+                database=self._database,
+                definitions=Definitions([definition]),
+                doorbell=SilentDoorbell(),
+                owner=lambda: "me",
+            )
+        resources = Resources(factories={each: partial(self._of, each) for each in self._side})
+        found._resources = found._resources.__class__(
+            factories={**found._resources.factories, **resources.factories}
+        )
+        return found
+
+    def _of(self, kind: type) -> Any:
+        return self._side[kind]
+
+
+class Walk:
+    """One saga in one world."""
+
+    def __init__(
+        self, engine: Engine, definition: SagaDefinition[Any], payload: Any, rng: Random
+    ) -> None:
+        self.rng = rng
+        self.definition = definition
+        self.clock = engine.clock
+        self.clock.now = MORNING
+        beyond = rng.random() < 0.4
+        self.trouble = Trouble(rng=rng, rate=rng.choice([0.05, 0.15, 0.4]), beyond=beyond)
+        self.payments = Payments(self.trouble, lambda: self.clock.now)
+        self.deeds = Deeds(self.trouble, lambda: self.clock.now)
+        self.coordinator = engine.coordinator(definition, self.payments, self.deeds)
+        self.calm_at = MORNING + timedelta(seconds=rng.choice([30, 120, 600, 3000]))
+        self.log: list[Recorded] = []
+        self.state = FoldedSaga()
+        self.decision: Decision | None = None
+        self._heap: list[tuple[datetime, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._queued: set[tuple[str, str, int]] = set()
+        self._asked = 0
+        self._reconciled = False
+        self._weighed: dict[str, int] = {}
+        outside = [each.name for each in definition.steps if not each.read_only]
+        last = definition.steps[-1]
+        if rng.random() < 0.3 and last.kind is not Kind.RETRIABLE:
+            self.deeds.declines = last.name
+        spared = [each.name for each in definition.steps if each.undone_by]
+        some = spared if spared and rng.random() < 0.5 else outside
+        self.broken = rng.choice(some) if beyond and rng.random() < 0.8 else None
+        self.records(
+            SagaStarted(
+                payload=payload.model_dump(mode="json"),
+                deadline_seconds=None
+                if definition.deadline is None
+                else definition.deadline.total_seconds(),
+            )
+        )
+        if rng.random() < 0.2:
+            self._soon(rng.choice([120, 600]), self._cancels)
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        for _ in range(MAX_EVENTS):
+            if not self._heap:
+                if not self._goes_on():
+                    break
+                continue
+            at, _number, happens = heapq.heappop(self._heap)
+            self.clock.now = max(self.clock.now, at)
+            if self.clock.now >= self.calm_at:
+                self.trouble.rate = 0.0
+            happens()
+            self._check_told()
+        else:
+            raise ViolationError(f"no end after {MAX_EVENTS} events")
+        if self.clock.now - self.calm_at > QUIET_WITHIN:
+            raise ViolationError(f"quiet only {self.clock.now - self.calm_at} after the last fault")
+        if self.rng.random() < REPLAYED and replay(self.log) != self.state:
+            raise ViolationError("the log folds to another state")
+        self._judge_end()
+
+    def _goes_on(self) -> bool:
+        """With nothing left to happen: what is still true outside is told, and a person answers."""
+        assert self.decision is not None
+        self.trouble.rate = 0.0
+        self.calm_at = min(self.calm_at, self.clock.now)
+        if not self._is_over():
+            raise ViolationError(f"forgotten: {self.decision.visible}, nothing will happen")
+        if not self._reconciled:
+            self._reconciled = True
+            self._at(timedelta(hours=24) if self.state.is_terminal else timedelta(0), self._report)
+            return True
+        if self.decision.visible in PARKED and self._asked < OPERATOR_TRIES:
+            self._asked += 1
+            self._at(timedelta(minutes=1), self._answers)
+            return True
+        return False
+
+    def _at(self, after: timedelta, happens: Callable[[], None]) -> None:
+        heapq.heappush(self._heap, (self.clock.now + after, next(self._numbers), happens))
+
+    def _soon(self, most_seconds: float, happens: Callable[[], None]) -> None:
+        self._at(timedelta(seconds=self.rng.uniform(0, most_seconds)), happens)
+
+    # -- the log -----------------------------------------------------------------------------------
+
+    def records(self, *facts: Entry) -> None:
+        """Append facts and what is decided because of them; schedule what was asked for."""
+        for fact in facts:
+            self._append(fact)
+        self._look()
+
+    def _look(self) -> None:
+        self.decision = decide(self.definition, self.state, self.clock.now, "seed")
+        for entry in self.decision.entries:
+            seq = len(self.log) + 1
+            self.log.append(Recorded(seq=seq, at=self.clock.now, entry=entry))
+        self.state = self.decision.state
+        if any(isinstance(e, SagaCompleted | SagaCompensated) for e in self.decision.entries):
+            self._judge_end()
+        wanted = set()
+        for run in self.decision.runs:
+            attempt = (run.step, run.direction.value, run.attempt)
+            wanted.add(attempt)
+            if attempt not in self._queued:
+                due = max(run.not_before or self.clock.now, self.clock.now) - self.clock.now
+                wait = timedelta(seconds=self.rng.choice([0.001, 0.001, 0.5, 20]))
+                self._at(due + wait, partial(self._claims, *attempt))
+        self._queued = wanted
+        if self.decision.wake_at is not None:
+            self._at(self.decision.wake_at - self.clock.now, self._look)
+        news = [(self.payments, each) for each in self.payments.news]
+        self.payments.news.clear()
+        for _, reference in news:
+            self._tell_of(reference)
+        for reference in self.deeds.news:
+            self._tell_of_deed(reference)
+        self.deeds.news.clear()
+
+    def _append(self, entry: Entry) -> None:
+        recorded = Recorded(seq=len(self.log) + 1, at=self.clock.now, entry=entry)
+        self.log.append(recorded)
+        self.state = apply(self.state, recorded)
+
+    # -- attempts ----------------------------------------------------------------------------------
+
+    def _claims(self, name: str, direction: str, number: int) -> None:
+        assert self.decision is not None
+        runs = [(run.step, run.direction.value, run.attempt) for run in self.decision.runs]
+        if (name, direction, number) not in runs or self._is_open(name, direction, number):
+            return
+        self.records(StepStarted(step=name, direction=direction, attempt=number, owner="me"))
+        claim = self._claim(name, direction, number)
+        step = self.definition.step(name)
+        fates = ["released", "killed_before", "killed_after", "stopped", "slow", "slow"]
+        fate = self.trouble.strikes(*fates)
+        if name == self.broken and direction == Direction.FORWARD and self.trouble.rate:
+            self.broken = None
+            self._breaks_its_contract(claim)
+            return
+        if step.read_only and fate in ("killed_after", "stopped", "slow"):
+            fate = "killed_before"
+        match fate:
+            case None:
+                outcome = self._calls(claim)
+                self._at(
+                    timedelta(milliseconds=self.rng.choice([1, 50, 2000])),
+                    lambda: self._ends(outcome),
+                )
+            case "released":
+                self._ends(outcomes.released(step, direction, number))
+            case "killed_before":
+                self._given_up(claim, timedelta(seconds=2), UnknownReason.CRASHED)
+            case "killed_after":
+                self._calls(claim)
+                self._given_up(claim, timedelta(seconds=2), UnknownReason.CRASHED)
+            case "stopped":
+                outcome = self._calls(claim)
+                self._given_up(claim, LEASE, UnknownReason.LEASE_LOST)
+                self._at(
+                    LEASE + timedelta(seconds=self.rng.choice([1, 60, 3600])),
+                    lambda: self._late(outcome),
+                )
+            case _:
+                self._is_slow(claim)
+
+    def _breaks_its_contract(self, claim: Claim) -> None:
+        """The other side does what it promised not to: a request that is under way for longer than
+        any timeout, or an effect that no lookup shows for longer than its lag."""
+        side = self.deeds if claim.step.name not in PAYING else self.payments
+        key = key_of(claim.state, claim.saga.definition, KEY, claim.step.name, Direction.FORWARD)
+        if self.rng.random() < 0.5:
+            self._counts("hidden_beyond_lag")
+            side.hidden.add(key)
+            outcome = self._calls(claim)
+            self._soon(1, lambda: self._ends(outcome))
+            return
+        self._counts("beyond_send_by")
+        seconds = self.rng.uniform(120, 3600)
+        side.cut_until[key] = self.clock.now + timedelta(seconds=seconds)
+        self._is_slow(claim, seconds)
+
+    def _counts(self, fault: str) -> None:
+        self.trouble.counts[fault] = self.trouble.counts.get(fault, 0) + 1
+
+    def _is_slow(self, claim: Claim, seconds: float | None = None) -> None:
+        self._given_up(claim, LEASE, UnknownReason.LEASE_LOST)
+        if seconds is None:
+            seconds = self.rng.uniform(0.1, claim.step.timeout.total_seconds())
+        lives = self.rng.random() < 0.7
+
+        def arrives() -> None:
+            outcome = self._calls(claim)
+            if lives:
+                self._at(timedelta(seconds=20), lambda: self._late(outcome))
+            self._look()
+
+        self._at(timedelta(seconds=seconds), arrives)
+
+    def _claim(self, name: str, direction: str, number: int) -> Claim:
+        monotonic = self.clock.monotonic()
+        return Claim(
+            attempt=AttemptId(saga_id=ID, step=name, direction=direction, number=number),
+            token=uuid.UUID(int=1),
+            definition=self.definition,
+            saga=SagaRow(
+                id=ID,
+                definition=self.definition.name,
+                version=1,
+                definition_hash=self.definition.hash,
+                key=KEY,
+                fingerprint="",
+                state=State.RUNNING,
+                seq=self.state.seq,
+            ),
+            state=self.state,
+            lease=Lease(valid_until=monotonic + 1e9, ends_at=monotonic + 1e9),
+            claimed_at=self.clock.now,
+            claimed_monotonic=monotonic,
+        )
+
+    def _calls(self, claim: Claim) -> Outcome:
+        """The engine's own call of the step's function."""
+        return self.coordinator._call(claim, None)
+
+    def _is_open(self, name: str, direction: str, number: int) -> bool:
+        return self.state.step(name).track(direction).open_attempt == number
+
+    def _ends(self, outcome: Outcome) -> None:
+        if self._is_open(outcome.step, outcome.direction, outcome.attempt):
+            self.records(outcome)
+        else:
+            self._late(outcome)
+
+    def _given_up(self, claim: Claim, after: timedelta, reason: UnknownReason) -> None:
+        attempt = claim.attempt
+
+        def gives_up() -> None:
+            if self._is_open(attempt.step, attempt.direction, attempt.number):
+                self.records(
+                    outcomes.given_up(claim.step, attempt.direction, attempt.number, reason)
+                )
+
+        self._at(after, gives_up)
+
+    def _late(self, outcome: Outcome) -> None:
+        late = outcomes.late(outcome)
+        if late is not None and not self._is_open(late.step, late.direction, late.attempt):
+            known = any(
+                isinstance(e.entry, LateOutcomeRecorded)
+                and (e.entry.step, e.entry.direction, e.entry.attempt)
+                == (late.step, late.direction, late.attempt)
+                for e in self.log
+            )
+            if not known:
+                self.records(late)
+
+    def _cancels(self) -> None:
+        if self.state.phase is State.RUNNING and self.state.cancel is None:
+            self._counts("cancelled")
+            self.records(CancelRequested(reason="no", actor="client"))
+
+    # -- what others tell --------------------------------------------------------------------------
+
+    def _tell_of(self, reference: str) -> None:
+        """A payment has changed: its payer answers, and its webhook comes, soon or late."""
+        payment = self.payments.payments[reference]
+        if payment.status is ChargeStatus.REQUIRES_ACTION:
+            passed = self.rng.random() < 0.6
+            if self.rng.random() < 0.85:
+                self._soon(
+                    self.rng.choice([2, 60, 1200]),
+                    lambda: self._answered(reference, passed=passed),
+                )
+            return
+        self._soon(self.rng.choice(DELAYS), lambda: self._weigh(reference))
+
+    def _answered(self, reference: str, *, passed: bool) -> None:
+        self.payments.answers_challenge(reference, passed=passed)
+        self._look()
+
+    def _weigh(self, reference: str) -> None:
+        findings = weigh(self.payments.payments[reference], self.state, self.log)
+        for found in findings:
+            match found:
+                case PayerAnswered():
+                    self.records(
+                        SignalReceived(name=AUTHENTICATED, dedup_id=f"{len(self.log)}", payload={})
+                    )
+                case EffectProved(step=step, effect=effect, key=key):
+                    generation = generation_of(self.state, "checkout", KEY, step, key or "")
+                    self.records(
+                        EffectReported(
+                            step=step, by="webhook", generation=generation, **told(step, effect)
+                        )
+                    )
+                case RefundSettled(reference=named):
+                    self.records(
+                        MovementSettled(step="capture_payment", reference=named, by="webhook")
+                    )
+                case RefundFailed(reference=named):
+                    self.records(UndoFailed(step="capture_payment", reference=named, by="webhook"))
+                case NotYet():
+                    self._weighs_again(reference)
+                case _:
+                    pass
+
+    def _weighs_again(self, reference: str) -> None:
+        """Later and later, as webhooks are; what is left then the reconciliation finds."""
+        tries = self._weighed[reference] = self._weighed.get(reference, 0) + 1
+        if tries <= WEIGHED_AT_MOST:
+            self._at(timedelta(seconds=15 * 2**tries), lambda: self._weigh(reference))
+
+    def _tell_of_deed(self, reference: str) -> None:
+        deed = self.deeds.deeds[reference]
+        if deed.state == "opened":
+            passed = self.rng.random() < 0.6
+            if self.rng.random() < 0.85:
+                self._soon(1200, lambda: self._deed_answered(reference, passed=passed))
+        elif deed.state == "done" and deed.named and self.rng.random() < 0.6:
+            self._soon(self.rng.choice(DELAYS), lambda: self._deed_reported(deed))
+
+    def _deed_answered(self, reference: str, *, passed: bool) -> None:
+        self.deeds.answers(reference, passed=passed)
+        self.records(SignalReceived(name=SIGNAL, dedup_id=f"{len(self.log)}", payload={}))
+
+    def _deed_reported(self, deed: Deed) -> None:
+        step = self.state.step(deed.step)
+        if deed.state != "done" or not step.forward.attempts:
+            return
+        if any(each.reference == deed.reference for each in step.effects):
+            return
+        knows = self.rng.random() < 0.7
+        generation = generation_of(self.state, self.definition.name, KEY, deed.step, deed.key)
+        self.records(
+            EffectReported(
+                step=deed.step,
+                reference=deed.reference,
+                by="webhook",
+                result={"deed": deed.reference},
+                generation=generation if knows else None,
+            )
+        )
+
+    def _report(self) -> None:
+        """The next day's reconciliation: what is there and the log does not know."""
+        for reference in list(self.payments.payments):
+            self._weigh(reference)
+        for deed in list(self.deeds.deeds.values()):
+            if deed.named:
+                self._deed_reported(deed)
+
+    # -- an honest operator in a healed world ------------------------------------------------------
+
+    def _answers(self) -> None:
+        parked = self.state.parked
+        if parked is None:
+            return
+        facts: list[Entry] = []
+        if parked.reason in ("unknown", "poison") and self.state.parked_from is State.RUNNING:
+            facts = [
+                fact for each in parked.steps if (fact := self._settled_truly(each)) is not None
+            ]
+        self.records(*facts, SagaUnparked(by="ada", fresh=list(parked.steps)))
+
+    def _settled_truly(self, name: str) -> StepSettled | None:
+        step = self.state.step(name)
+        if not step.forward.unsettled:
+            return None
+        named = self._outside(name)
+        is_known = {each.reference for each in step.effects}
+        new = [each for each in named if each[1] and each[0] not in is_known]
+        attempts = step.forward.attempts
+        if not new:
+            return StepSettled(
+                step=name, direction="forward", landed=False, by="ada", attempt=attempts
+            )
+        reference, _, result = new[0]
+        return StepSettled(
+            step=name,
+            direction="forward",
+            landed=True,
+            by="ada",
+            attempt=attempts,
+            reference=reference,
+            result=result,
+        )
+
+    # -- the judgement -----------------------------------------------------------------------------
+
+    def _outside(self, name: str) -> list[tuple[str, bool, Any]]:
+        """What a step did outside: the name of each, whether it stands, and its result."""
+        if name in PAYING:
+            held = (
+                (ChargeStatus.AUTHORIZED, ChargeStatus.CAPTURED)
+                if name == "authorize_payment"
+                else (ChargeStatus.CAPTURED,)
+            )
+            return [
+                (each.reference, each.status in held, {"reference": each.reference})
+                for each in self.payments.payments.values()
+            ]
+        return [
+            (each.reference, each.stands, {"deed": each.reference})
+            for each in self.deeds.deeds.values()
+            if each.step == name
+        ]
+
+    def _check_told(self) -> None:
+        """A question that nobody can answer is asked as soon as nothing runs."""
+        assert self.decision is not None
+        if self._is_over() or self.decision.runs or self.state.is_open:
+            return
+        for name, step in self.state.steps.items():
+            if step.forward.unsettled and not isinstance(step.forward.last, StepWaiting):
+                raise ViolationError(f"{name} is unknown, nothing settles it and nobody is asked")
+
+    def _is_over(self) -> bool:
+        assert self.decision is not None
+        return self.decision.visible in TERMINAL | PARKED
+
+    def _judge_end(self) -> None:
+        if self.state.phase not in (State.COMPLETED, State.COMPENSATED):
+            return
+        strict = not self.trouble.beyond
+        for each in self.definition.steps:
+            if each.read_only:
+                continue
+            standing = [ref for ref, stands, _ in self._outside(each.name) if stands]
+            if not strict:
+                standing = [ref for ref in standing if ref in self._heard_of()]
+            if self.state.phase is State.COMPENSATED and each.compensation and standing:
+                raise ViolationError(f"compensated, and {each.name} stands: {standing}")
+            self._judge_completed(each.name, standing, strict=strict)
+        if strict and self.state.phase is State.COMPLETED:
+            self._judge_twice()
+
+    def _judge_completed(self, name: str, standing: list[str], *, strict: bool) -> None:
+        if self.state.phase is not State.COMPLETED or not strict:
+            return
+        step = self.state.step(name)
+        if not standing and not step.skipped:
+            raise ViolationError(f"completed, and {name} is not done")
+        counts = step.effect
+        if counts is not None and counts.reference and counts.reference not in standing:
+            raise ViolationError(f"completed with {counts.reference} of {name}, which is undone")
+
+    def _judge_twice(self) -> None:
+        at_most_one = [each for each in self.definition.steps if each.compensation is not None]
+        for each in at_most_one:
+            standing = [ref for ref, stands, _ in self._outside(each.name) if stands]
+            known = self._heard_of()
+            if len(standing) > 1 and (not self.trouble.beyond or set(standing) <= known):
+                raise ViolationError(f"completed with {each.name} done twice: {standing}")
+
+    def _heard_of(self) -> set[str]:
+        """The references that the log tells of, whoever told."""
+        found = {getattr(each.entry, "reference", None) for each in self.log}
+        told_of = {
+            (each.entry.step, self.state.step(each.entry.step).generation_of(each.entry.attempt))
+            for each in self.log
+            if isinstance(each.entry, StepSucceeded | LateOutcomeRecorded)
+            and each.entry.direction == Direction.FORWARD
+            and (isinstance(each.entry, StepSucceeded) or each.entry.outcome == "succeeded")
+        }
+        for deed in self.deeds.deeds.values():
+            key = generation_of(self.state, self.definition.name, KEY, deed.step, deed.key)
+            if (deed.step, key) in told_of:
+                found.add(deed.reference)
+        return {each for each in found if each is not None}
+
+
+def walked(engine: Engine, shape: SagaDefinition[Any], payload: Any, rng: Random) -> Walked:
+    """Walk one saga, and return what became of it."""
+    walk = Walk(engine, shape, payload, rng)
+    violation = None
+    try:
+        walk.run()
+    except ViolationError as error:
+        violation = str(error)
+    except Exception as error:  # noqa: BLE001 - a saga that cannot be decided is one as well
+        violation = f"{type(error).__name__}: {error}"
+    return Walked(
+        shape=shape.name,
+        end=walk.state.phase.value,
+        faults=walk.trouble.counts,
+        is_beyond=walk.trouble.beyond,
+        entries=len(walk.log),
+        quiet_after=max(timedelta(0), walk.clock.now - walk.calm_at),
+        violation=violation,
+        log=[f"{e.at:%H:%M:%S} {e.entry}" for e in walk.log] if violation else [],
+    )
