@@ -136,6 +136,7 @@ _EVENTS: Mapping[str, int] = {
     "message.ignored": WARNING,
     "message.stale": DEBUG,
     "attempt.left": WARNING,
+    "checkpoint.not_kept": WARNING,
     "attempt.put_off": DEBUG,  # every attempt in an outage, once a minute
     "start.refused": WARNING,
     "sweep.done": DEBUG,

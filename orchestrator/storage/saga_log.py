@@ -42,6 +42,7 @@ from orchestrator.entries import (
     log_format,
 )
 from orchestrator.errors import LogUnavailableError
+from orchestrator.instrumentation import emit
 from orchestrator.state import TERMINAL, FoldedSaga, State
 from orchestrator.storage import statements
 from orchestrator.storage.database import Database, LockHeld, Moved, Row, run_inside
@@ -324,7 +325,7 @@ class SagaLog:
     def read_on(self, saga_id: UUID) -> Snapshot | None:
         """As `read`, but from the last checkpoint on: however long the log is, it costs the same.
 
-        `orchestrator.checkpoints.folded` makes the state of it.
+        `orchestrator.troubles.folded` makes the state of it.
         """
         values = {"saga_id": saga_id, "form": checkpoints.form()}
         try:
@@ -345,19 +346,23 @@ class SagaLog:
     def keep_checkpoint(self, saga_id: UUID, state: FoldedSaga) -> bool:
         """Keep what the log says up to `state.seq`, unless a later checkpoint is kept already.
 
-        False also where it cannot be kept just now, or by this role: nothing rests on it.
+        False also where it cannot be kept, whatever the reason: nothing rests on it, and the saga
+        at hand goes on without.
         """
-        values = {
-            "saga_id": saga_id,
-            "form": checkpoints.form(),
-            "seq": state.seq,
-            "state": document(checkpoints.encoded(state)),
-        }
         try:
+            values = {
+                "saga_id": saga_id,
+                "form": checkpoints.form(),
+                "seq": state.seq,
+                "state": document(checkpoints.encoded(state)),
+            }
             return bool(
                 self._database.run(statements.KEEP_CHECKPOINT, values, writes="checkpoint.commit")
             )
         except (Moved, LogUnavailableError, InsufficientPrivilege):
+            return False
+        except Exception as error:  # noqa: BLE001 - see above
+            emit("checkpoint.not_kept", saga_id=saga_id, error=f"{type(error).__name__}: {error}")
             return False
 
     def entries(self, saga_id: UUID, after: int = 0) -> list[Recorded]:

@@ -19,7 +19,7 @@ from orchestrator.errors import Wait
 from orchestrator.folding import replay
 from orchestrator.state import FoldedSaga
 from tests.histories import doing, saga
-from tests.integration.engine import Engine
+from tests.integration.engine import Engine, events
 
 HEARD: list[Any] = []
 
@@ -154,6 +154,21 @@ def test_a_checkpoint_by_other_rules_is_left_alone(engine: Engine) -> None:
     forms = dict(kept(engine, saga_id))
     assert forms["newer"] == EVERY + 1
     assert forms[checkpoints.form()] > EVERY
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def formless(_state: FoldedSaga) -> None:
+        raise TypeError("has no form in JSON")
+
+    monkeypatch.setattr(checkpoints, "encoded", formless)
+    saga_id = start(engine)
+    plant(engine, saga_id, EVERY + 5, last=True)
+    with events() as heard:
+        assert engine.finish(saga_id) == "completed"
+    assert "checkpoint.not_kept" in [event for event, _ in heard]
+    assert kept(engine, saga_id) == []
 
 
 def test_an_older_checkpoint_never_replaces_a_newer(engine: Engine) -> None:
