@@ -51,6 +51,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 6, "a server that is needed cannot be reached"
     LEFT_BEHIND = 7, "sagas are in flight that this build cannot finish or take back"
     DISCREPANCIES = 8, "a reconciled day has something open"
+    VIOLATIONS = 9, "what must hold does not: `amends verify` found a violation"
     INTERRUPTED = 130, "interrupted"
 
 

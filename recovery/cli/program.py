@@ -22,6 +22,7 @@ SECTIONS = {
         "serve": "recovery.cli.running",
         "doctor": "recovery.cli.examining",
         "installation": "recovery.cli.naming",
+        "verify": "recovery.cli.verifying",
     },
     "Start sagas and look at them": {
         "start": "recovery.cli.starting",
