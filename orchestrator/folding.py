@@ -408,12 +408,13 @@ def _after_undo(step: StepState, track: Track, entry: StepSucceeded) -> StepStat
     """An undo accounts for the effect it was given at its claim, whatever was heard since.
 
     "There was nothing" is an answer only while no effect is known; said of a known effect it counts
-    as a failed try.
+    as a failed try. What was only begun and is called off was no effect yet: it undoes nothing that
+    came before.
     """
     given = next((e for e in step.outside if e.seq == track.acts_on and not e.covered), None)
     if entry.undone is False and given is not None:
         return replace(step, undo=replace(track, failures=track.failures + 1))
-    found = given is not None or entry.reference is not None
+    found = entry.reference is not None if given is None else not given.is_open
     step = replace(step, undone=step.undone or (entry.undone is not False and found))
     return covered(step, track, given, entry.reference)
 
@@ -501,7 +502,8 @@ def _on_settled(state: FoldedSaga, recorded: Recorded, entry: StepSettled) -> Fo
             return _with_step(state, entry.step, step)
         given = state.effect_to_undo(entry.step)
         track = replace(track, started_seq=recorded.seq)
-        step = covered(replace(step, undone=True), track, given, entry.reference)
+        undone = step.undone or given is None or not given.is_open
+        step = covered(replace(step, undone=undone), track, given, entry.reference)
         return _with_step(state, entry.step, step)
     attempt = entry.attempt or step.forward.attempts
     if entry.landed:

@@ -129,9 +129,12 @@ class Account:
         known = bool(self.effects) and self.effects[0][0] < self.undo_began
         if known and not said_so:
             return
+        is_effect = reference is not None
         if known:
-            self.taken_back.append((*self.effects.pop(0), reference))
-        if said_so and (known or reference is not None):
+            undone = self.effects.pop(0)
+            self.taken_back.append((*undone, reference))
+            is_effect = undone[1] not in self.begun
+        if said_so and is_effect:
             self.undone_at = self.undo_began
         self.was_undone = True
 

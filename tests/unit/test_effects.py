@@ -72,6 +72,15 @@ def test_an_undo_of_a_second_effect_only_spares_nothing_of_another_step() -> Non
     assert history.wants == ["undo authorize#1"]
 
 
+def test_calling_off_what_was_only_begun_spares_nothing_before_it() -> None:
+    history = History(HELD).succeeds("authorize", reference="a-1")
+    history.waits("capture", "captured", reference="c-1", decisive=True, hours=1).cancelled()
+    history.succeeds("capture", direction=COMPENSATE, reference="c-1")
+    assert history.wants == ["undo authorize#1"]
+    assert left_undone(history.log, HELD.steps) == ["authorize"]
+    assert history.undoes("authorize").visible is State.COMPENSATED
+
+
 def test_the_judge_of_logs_does_not_take_a_second_effect_for_spared() -> None:
     history = held_twice()
     assert left_undone(history.log, HELD.steps) == ["authorize"]
