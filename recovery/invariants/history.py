@@ -23,6 +23,7 @@ from orchestrator.entries import (
     SagaMigrated,
     SagaParked,
     SagaResolved,
+    StepProbed,
     StepReleased,
     StepSettled,
     StepSkipped,
@@ -178,6 +179,7 @@ def _undoes_in_reverse(saga: SagaHistory, definitions: Definitions) -> Iterator[
                 UndoSkipped(step=step)
                 | StepSucceeded(direction=Direction.COMPENSATE, step=step)
                 | StepSettled(direction=Direction.COMPENSATE, landed=True, step=step)
+                | StepProbed(direction=Direction.PROBE_UNDO, landed=True, step=step)
                 | StepSkipped(direction=Direction.COMPENSATE, step=step)
             ):
                 ended.add(step)

@@ -24,6 +24,7 @@ from orchestrator.entries import (
     SagaStarted,
     SignalReceived,
     StepFailed,
+    StepProbed,
     StepReleased,
     StepStarted,
     StepSucceeded,
@@ -463,6 +464,26 @@ def test_an_undo_of_a_failed_challenge_moves_no_money_and_is_not_accused_of_none
     rows = [each for each in MOVEMENTS if each.order_reference == "A"]
 
     assert "success has its effect" not in found(replace(honest, movements=rows))
+
+
+def test_an_undo_that_its_probe_found_is_one() -> None:
+    """The refund's answers were lost, and it was found: nothing is accused of coming too early."""
+    found = with_undo(
+        begin("capture_payment", UNDO),
+        StepUnknown(step="capture_payment", direction=UNDO, attempt=1, reason="raised"),
+        begin("capture_payment", Direction.PROBE_UNDO),
+        StepProbed(
+            step="capture_payment",
+            direction=Direction.PROBE_UNDO,
+            attempt=1,
+            landed=True,
+            reference="ref_B",
+        ),
+        forward=did("capture_payment", "cap_B"),
+    )
+    assert not {"undo in reverse order", "compensated means undone", "history folds"} & {
+        each.invariant for each in check(found, Definitions([checkout]))
+    }
 
 
 def test_a_step_that_was_only_handed_back_has_no_undo_to_wait_for() -> None:
