@@ -108,6 +108,7 @@ class Sweeper:
         self._sweeps = threading.Lock()
         self._silent_until = 0.0
         self._has_more = False
+        self._is_held_up = False
 
     @property
     def has_more(self) -> bool:
@@ -138,16 +139,20 @@ class Sweeper:
     def release_lost(self) -> SweepReport:
         """Give up what processes held that are gone, and have others go on with it.
 
-        The cheap look between two sweeps: one statement while everybody lives.
+        The cheap look between two sweeps: one statement while everybody lives. What the last sweep
+        could not take over, it takes over now.
         """
         if not self._sweeps.acquire(blocking=False):
             return SweepReport()
         try:
-            lost = self._lost.find()
-            if not lost:
-                return SweepReport()
             until = time.monotonic() + PASS_SECONDS
-            return self._release(lost) + self._ring_first(until) + self._ring_again(until)
+            lost = self._lost.find()
+            report = self._release(lost)
+            if self._is_held_up:
+                report += self._take_over(until)
+            if not report.is_quiet:
+                report += self._ring_first(until)
+            return report + self._ring_again(until) if lost else report
         finally:
             self._sweeps.release()
 
@@ -221,8 +226,10 @@ class Sweeper:
         """Give up what is over; what cannot be given up does not stand in front of the rest."""
         taken = 0
         last: OpenAttempt | None = None
+        self._is_held_up = False
         while True:
             expired = self._attempts.expired(self._hashes, BATCH, after=last)
+            self._is_held_up |= any(each.is_held_up for each in expired)
             for each, reason in self._with_reasons(expired):
                 taken += self._give_up(each, reason)
                 if self._is_over(until):
@@ -235,12 +242,15 @@ class Sweeper:
         self, expired: Sequence[OpenAttempt]
     ) -> Iterator[tuple[OpenAttempt, UnknownReason]]:
         """Say of each why it is over; one whose own process is about to say so is left to that."""
-        owners = {each.owner for each in expired if each.ran_out and each.owner}
+        free = [each for each in expired if not each.is_held_up]
+        owners = {each.owner for each in free if each.ran_out and each.owner}
         lives = self._processes.lives(sorted(owners)) if owners else {}
-        for each in expired:
+        for each in free:
             life = lives.get(each.owner or "") if each.ran_out else None
             reason = UnknownReason.LEASE_LOST if life is None else _reason(each, life)
-            if reason is not None:
+            if reason is None:
+                self._is_held_up = True
+            else:
                 yield each, reason
 
     def _give_up(self, attempt: OpenAttempt, reason: UnknownReason) -> bool:

@@ -44,8 +44,9 @@ _IS_KNOWN = "s.definition_hash = ANY(%(hashes)s::text[]) AND s.log_format <= %(l
 """Whether this process has the saga's definition and can read its log."""
 
 EXPIRED = f"""
+WITH over AS MATERIALIZED (
 SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner,
-    t.lease_until >= t.timeout_at, t.lease_until
+    t.lease_until >= t.timeout_at AS ran_out, t.lease_until
 FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
 WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NOT NULL
     AND {_IS_KNOWN}
@@ -54,9 +55,15 @@ WHERE coalesce(t.lease_until, t.ring_at) <= {_NOW} AND t.token IS NOT NULL
             > (%(since)s, %(saga_id)s, %(step)s, %(direction)s, %(number)s::int))
 ORDER BY coalesce(t.lease_until, t.ring_at), t.saga_id, t.step, t.direction, t.number
 LIMIT %(limit)s
-FOR UPDATE OF s SKIP LOCKED
+), free AS MATERIALIZED (
+    SELECT s.id FROM amends.saga s WHERE s.id IN (SELECT saga_id FROM over)
+    FOR UPDATE SKIP LOCKED
+)
+SELECT over.*, over.saga_id IN (SELECT id FROM free) FROM over
+ORDER BY lease_until, saga_id, step, direction, number
 """
-# A saga whose row a stopped process still holds is left for a later sweep, instead of waiting here.
+# A saga whose row somebody holds is looked at again soon, instead of waiting here: a stopped
+# process may hold it for long.
 
 OWNED = """
 SELECT t.saga_id, t.step, t.direction, t.number, t.queue, t.token, t.owner, false,
@@ -236,6 +243,8 @@ class Attempts:
     ) -> list[OpenAttempt]:
         """Return attempts whose lease is over, the longest over first; go on behind `after`.
 
+        Those of sagas whose rows somebody holds just now are told apart: `is_held_up`.
+
         Whether the process of one that ran out of time lived then, the register of processes says.
         """
         values = {
@@ -249,7 +258,7 @@ class Attempts:
             "number": after and after.id.number,
         }
         rows = self._database.run(EXPIRED, values, writes="sweep.commit")
-        return [_open_attempt(row, is_expired=True) for row in rows]
+        return [_open_attempt(row[:-1], is_expired=True, is_held_up=not row[-1]) for row in rows]
 
     def owned_by(self, owners: Sequence[str]) -> list[OpenAttempt]:
         """Return the attempts that these processes hold."""
@@ -373,7 +382,7 @@ def _ring(row: Row) -> Ring:
     )
 
 
-def _open_attempt(row: Sequence[Any], *, is_expired: bool) -> OpenAttempt:
+def _open_attempt(row: Sequence[Any], *, is_expired: bool, is_held_up: bool = False) -> OpenAttempt:
     saga_id, step, direction, number, queue, token, owner, ran_out, lease_until = row
     return OpenAttempt(
         id=AttemptId(saga_id=saga_id, step=step, direction=direction, number=number),
@@ -382,5 +391,6 @@ def _open_attempt(row: Sequence[Any], *, is_expired: bool) -> OpenAttempt:
         owner=owner,
         is_expired=is_expired,
         ran_out=ran_out,
+        is_held_up=is_held_up,
         lease_until=lease_until,
     )

@@ -113,6 +113,7 @@ class OpenAttempt:
     """A row of `attempt` as recovery sees it.
 
     `ran_out`: its lease reached up to the attempt's timeout; its process may have lived until then.
+    `is_held_up`: somebody held its saga's row when it was read.
     `lease_until`, `alone` and `timeout_seconds` are known where they were asked for.
     """
 
@@ -122,6 +123,7 @@ class OpenAttempt:
     owner: str | None
     is_expired: bool
     ran_out: bool = False
+    is_held_up: bool = False
     lease_until: datetime | None = None
     alone: bool = False
     timeout_seconds: float = 0.0

@@ -393,8 +393,11 @@ def new_id() -> UUID:
 def _advance_statement(change: Advance) -> str:
     if change.migrated is not None:
         return statements.ADVANCE_AND_MIGRATE
+    takes_over = change.closing is not None and change.closing.only_expired
     if change.tells:
-        return statements.ADVANCE_AND_TELL
+        return statements.TAKE_OVER_AND_TELL if takes_over else statements.ADVANCE_AND_TELL
+    if takes_over:
+        return statements.TAKE_OVER
     return statements.ADVANCE_AND_HURRY if change.hurries else statements.ADVANCE
 
 
@@ -474,15 +477,12 @@ def _migrated_values(migrated: Migrated | None) -> dict[str, Any]:
 
 def _closing_values(closing: Closing | None) -> dict[str, Any]:
     if closing is None:
-        return dict.fromkeys(("token", "c_step", "c_direction", "c_number")) | {
-            "only_expired": False
-        }
+        return dict.fromkeys(("token", "c_step", "c_direction", "c_number"))
     return {
         "token": closing.token,
         "c_step": closing.id.step,
         "c_direction": closing.id.direction,
         "c_number": closing.id.number,
-        "only_expired": closing.only_expired,
     }
 
 

@@ -153,8 +153,7 @@ WITH moved AS (
         AND (%(token)s::uuid IS NULL OR EXISTS (
             SELECT FROM amends.attempt t
             WHERE t.saga_id = %(saga_id)s AND t.step = %(c_step)s AND t.direction = %(c_direction)s
-                AND t.number = %(c_number)s AND {HOLDS_TOKEN}
-                AND (NOT %(only_expired)s OR t.lease_until < clock_timestamp())))
+                AND t.number = %(c_number)s AND {HOLDS_TOKEN}))
     RETURNING id
 ), closed AS (
     DELETE FROM amends.attempt t USING moved
@@ -206,6 +205,29 @@ SELECT id FROM moved UNION ALL SELECT id FROM woken
 )
 """As `ADVANCE`, for a saga that others wait for: its parent hears of its state, and who is next in
 line for its lock is looked at. Returns the saga and whom it woke."""
+
+
+def _taking_over(statement: str) -> str:
+    """Return the same for an attempt whose lease must be over.
+
+    Who waited for the saga's row may find the lease extended meanwhile, which touches the attempt
+    alone: so it is looked at with both rows held, saga first.
+    """
+    return statement.replace(
+        "WITH moved AS (",
+        f"""WITH locked AS MATERIALIZED (
+    SELECT s.id FROM amends.saga s WHERE s.id = %(saga_id)s AND s.seq = %(seq)s FOR UPDATE
+), expired AS MATERIALIZED (
+    SELECT t.saga_id FROM locked JOIN amends.attempt t ON t.saga_id = locked.id
+    WHERE t.step = %(c_step)s AND t.direction = %(c_direction)s AND t.number = %(c_number)s
+        AND {HOLDS_TOKEN} AND t.lease_until < clock_timestamp()
+    FOR UPDATE OF t
+), moved AS (""",
+    ).replace("    RETURNING id", "        AND EXISTS (SELECT FROM expired)\n    RETURNING id", 1)
+
+
+TAKE_OVER = _taking_over(ADVANCE)
+TAKE_OVER_AND_TELL = _taking_over(ADVANCE_AND_TELL)
 
 ADVANCE_AND_HURRY = ADVANCE.replace(
     """SET token = excluded.token,
