@@ -21,7 +21,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --universal --python-ve
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check chaos chaos-full chaos-short mutants simulation advice bench lock wheel format clean
+.PHONY: help demo test check chaos chaos-full chaos-short lies mutants simulation advice bench lock wheel format clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ chaos-short: ## A slice of chaos that fits into CI
 simulation: ## Sagas in a simulated world, judged by what truly happened: N=20000 SEED=1
 	$(INSTALL) dev
 	@$(BIN)/python -m tests.simulation --sagas $(or $(N),20000) --seed $(or $(SEED),1) $(SIMULATION_ARGS)
+
+lies: ## False claims of operators about money, and what became of them: N=1000 SEED=1
+	$(INSTALL) dev
+	@$(BIN)/python -m tests.lies --n $(or $(N),1000) --seed $(or $(SEED),1)
 
 mutants: ## Take each protection out, one at a time, and see its test fail
 	$(INSTALL) dev

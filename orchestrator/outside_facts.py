@@ -37,6 +37,7 @@ from orchestrator.errors import (
 from orchestrator.folding import replay
 from orchestrator.instrumentation import emit
 from orchestrator.keys import generation_of
+from orchestrator.money_at_risk import money_at_risk
 from orchestrator.mover import ADD_SECONDS, Mover
 from orchestrator.outcomes import printable, told
 from orchestrator.payloads import MAX_BYTES, canonical, checked_key, refuse_card_data, to_json
@@ -146,6 +147,14 @@ class OutsideFacts:
             if is_ended or replay(snapshot.entries).is_open:
                 why = "has ended" if is_ended else "runs an attempt now; try again when that ended"
                 raise StateConflictError(f"saga {row.id} {why}", saga_id=row.id, state=row.state)
+            open_money = ", ".join(money_at_risk(snapshot.entries))
+            if open_money:
+                raise StateConflictError(
+                    f"saga {row.id} leaves money open ({open_money}): close it with `amends "
+                    "abandon`, which a second person confirms",
+                    saga_id=row.id,
+                    state=row.state,
+                )
             closing: list[Entry] = [
                 OperatorActed(verb="abandon", actor=actor, reason=reason),
                 SagaResolved(actor=actor, reason=reason),

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from orchestrator.books import books
 from orchestrator.context import CannotTell, Effect, Found, NotLanded
 from orchestrator.coordinator import Coordinator
-from orchestrator.definition import Step
+from orchestrator.definition import Kind, Step
 from orchestrator.entries import Direction, Json, StepFailed, StepProbed
 from orchestrator.money_at_risk import money_at_risk
 from orchestrator.settling import DENIALS
@@ -48,9 +49,14 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskProbe:
-    """Ask the step's probe whether the step really did not take effect."""
+    """Ask the step's probe whether the step really did not take effect.
+
+    Args:
+        waives: it is said to be needless, which no probe can tell.
+    """
 
     step: str
+    waives: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +128,7 @@ def question(case: Case, verb: Claimable) -> Question | None:
         case MarkNotDone():
             return None if _is_refused(known) else AskProbe(step=step.name)
         case Skip():
-            return AskProbe(step=step.name) if known.forward.unsettled else None
+            return _of_a_skip(step, known)
 
 
 def _is_refused(known: StepState) -> bool:
@@ -136,8 +142,11 @@ def look(coordinator: Coordinator, case: Case, asked: Question) -> Evidence:
     match asked:
         case AskNobody(why=why):
             return Unverified(why=why)
-        case AskProbe(step=step):
-            return _probed(coordinator, case, step)
+        case AskProbe(step=step, waives=waives):
+            evidence = _probed(coordinator, case, step)
+            if waives and isinstance(evidence, Verified):
+                return Unverified(why=f"{step} did not take effect, and is said to be needless")
+            return evidence
         case LookUp():
             answer = coordinator.look_up(
                 case.snapshot, asked.step, asked.direction, asked.reference, asked.effect
@@ -196,6 +205,15 @@ def _probed(coordinator: Coordinator, case: Case, name: str) -> Evidence:
     return Verified(shown={"found": "nothing", "why": why})
 
 
+def _of_a_skip(step: Step, known: StepState) -> Question | None:
+    """Past the pivot, what failed for good may stay undone; else a saga would end as if it were."""
+    if known.forward.unsettled:
+        return AskProbe(step=step.name, waives=True)
+    if step.kind is Kind.RETRIABLE:
+        return None
+    return AskNobody(why=f"nobody can look up whether {step.name} is needed")
+
+
 def _of_an_undo(case: Case, step: Step, verb: MarkDone | MarkNotDone | Skip) -> Question:
     effect = case.state.effect_to_undo(step.name)
     if isinstance(verb, Skip) and effect is None:
@@ -212,7 +230,8 @@ def _of_an_undo(case: Case, step: Step, verb: MarkDone | MarkNotDone | Skip) -> 
 
 
 def _of_closing(case: Case) -> AskNobody | None:
-    open_money = money_at_risk(case.snapshot.entries)
+    pending = [name for name, each in books(case.state.money).items() if each.pending]
+    open_money = [*money_at_risk(case.snapshot.entries), *pending]
     if open_money:
         return AskNobody(why=f"it closes the saga over money ({', '.join(open_money)})")
     steps = {each.name: each for each in case.known.steps} if case.known else {}

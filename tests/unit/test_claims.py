@@ -55,7 +55,17 @@ from recovery.operator.verbs import (
 )
 from recovery.timeline import timeline
 from tests.histories import COMPENSATE, History, doing, nothing, saga
-from tests.operators import PAY, SHIP, case_of, kinds, of_an_undo, of_an_unknown, person, plan
+from tests.operators import (
+    PAY,
+    SHIP,
+    case_of,
+    kinds,
+    of_an_undo,
+    of_an_unknown,
+    past_the_pivot,
+    person,
+    plan,
+)
 from tests.unit.test_closing import paid, refunded
 from tests.unit.test_operator_books import pending_too_long
 
@@ -194,6 +204,16 @@ def test_what_leaves_no_trace_outside_needs_no_second_person() -> None:
     local = saga(SHIP, doing("pay", transactional=True, retriable=True))
     history = History(local).succeeds("ship").declined("pay").later(hours=1)
     assert asked(case_of(history), MarkDone(step="pay", reference="x")) is None
+
+
+def test_a_step_that_was_not_done_is_not_skipped_by_one_person() -> None:
+    """The saga would end as completed, as if it were done: paid and never shipped."""
+    never_ran = asked(case_of(of_an_unknown()), Skip(step="ship"))
+    assert isinstance(never_ran, AskNobody)
+    unknown = asked(case_of(of_an_unknown()), Skip(step="pay"))
+    assert isinstance(unknown, AskProbe)
+    assert unknown.waives
+    assert asked(case_of(past_the_pivot()), Skip(step="mail")) is None
 
 
 # -- by word ---------------------------------------------------------------------------------------

@@ -11,21 +11,24 @@ import sqlalchemy
 import stripe
 
 from orchestrator.client import SagaClient
-from orchestrator.context import Resources
+from orchestrator.context import CannotTell, Found, NotLanded, Resources
 from orchestrator.coordinator import Coordinator
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
-from orchestrator.state import State
+from orchestrator.entries import Direction
+from orchestrator.folding import replay
+from orchestrator.state import RecordedEffect, State
 from orchestrator.storage.database import Database, create_engine
 from steps.checkout import checkout
 from steps.fraud import checkout_engine
 from steps.fraud_engine import FraudEngine
 from steps.gateways.carrier import Carrier
-from steps.gateways.payment import PaymentGateway
+from steps.gateways.payment import PaymentGateway, RefundRequest
 from steps.gateways.sandbox.client import SandboxCarrier
 from steps.gateways.sandbox.judge import OrderTotals, SandboxJudge
 from steps.gateways.sandbox.process import SandboxProcess
 from steps.gateways.stripe.client import StripeGateway
+from steps.money import Money
 from steps.storage import stock
 from steps.storage.shop_database import ShopDatabase
 from steps.storage.velocity import PostgresVelocityTracker
@@ -44,6 +47,7 @@ class Shop:
     engine: sqlalchemy.Engine
     client: SagaClient
     coordinator: Coordinator
+    gateway: StripeGateway
 
     def sells(self, order: str, card: str = "pm_card_visa") -> State:
         """Run the order's checkout to its end."""
@@ -60,6 +64,35 @@ class Shop:
         saga_id = self.client.start(checkout, payload, key=order).id
         wait_until(lambda: self._has_ended(saga_id))
         return self.client.get(saga_id).state
+
+    def effects_of(self, order: str) -> dict[str, RecordedEffect]:
+        """What the log knows the order's steps to have done."""
+        snapshot = self.coordinator.log.read(self._saga(order))
+        assert snapshot is not None
+        steps = replay(snapshot.entries).steps
+        return {name: each.effect for name, each in steps.items() if each.effect}
+
+    def looks_up(
+        self,
+        order: str,
+        step: str,
+        direction: Direction,
+        reference: str | None,
+        effect: RecordedEffect | None = None,
+    ) -> Found | NotLanded | CannotTell:
+        snapshot = self.coordinator.log.read(self._saga(order))
+        assert snapshot is not None
+        return self.coordinator.look_up(snapshot, step, direction, reference, effect)
+
+    def gives_back(self, payment: str, minor: int) -> str:
+        """Somebody refunds a part by hand."""
+        request = RefundRequest(reference=payment, amount=Money(minor=minor, currency="EUR"))
+        key = f"by hand {payment} {minor}"
+        return self.gateway.refund(request, key=key, timeout_seconds=5.0).reference
+
+    def _saga(self, order: str) -> UUID:
+        [found] = self.client.find(key=order)
+        return found.id
 
     def _has_ended(self, saga_id: UUID) -> bool:
         found = self.client.get(saga_id)
@@ -107,6 +140,7 @@ def shop(databases: Databases, sandbox: SandboxProcess) -> Iterator[Shop]:
                 owner=lambda: "this process",
                 resources=Resources(factories=parts),
             ),
+            gateway=gateway,
         )
     engine.dispose()
     databases.drop(url)
@@ -191,3 +225,40 @@ def test_whatever_happens_to_an_answer_the_payer_is_charged_once(
     totals = totals_of(judge, order)
     assert (totals.authorizations_count, totals.captures_count) == (1, 1)
     assert (totals.kept_minor, totals.open_holds_count) == (PRICE, 0)
+
+
+def test_what_an_operator_says_is_looked_up_at_stripe(shop: Shop, order: str) -> None:
+    assert shop.sells(order) is State.COMPLETED
+    assert shop.sells(f"{order}-b") is State.COMPLETED
+    ours, theirs = shop.effects_of(order), shop.effects_of(f"{order}-b")
+
+    for step in ("authorize_payment", "capture_payment", "create_shipment"):
+        found = shop.looks_up(order, step, Direction.FORWARD, ours[step].reference)
+        assert isinstance(found, Found)
+        assert found.fits, (found.theirs, found.ours)
+        assert found.effect.reference == ours[step].reference
+        other = shop.looks_up(order, step, Direction.FORWARD, theirs[step].reference)
+        assert not (isinstance(other, Found) and other.fits)
+        nothing = shop.looks_up(order, step, Direction.FORWARD, "pi_0000")
+        assert isinstance(nothing, NotLanded)
+
+
+def test_what_an_operator_says_of_an_undo_is_looked_up_at_stripe(shop: Shop, order: str) -> None:
+    assert shop.sells(order) is State.COMPLETED
+    taken = shop.effects_of(order)["capture_payment"]
+
+    def refund(reference: str | None) -> Found:
+        found = shop.looks_up(
+            order, "capture_payment", Direction.COMPENSATE, reference, effect=taken
+        )
+        assert isinstance(found, Found)
+        return found
+
+    assert refund(taken.reference).untouched
+    assert not refund(taken.reference).fits
+    assert taken.reference is not None
+    given = [shop.gives_back(taken.reference, minor) for minor in (500, PRICE - 500)]
+    for name in (*given, taken.reference):
+        assert refund(name).fits, name
+    moved = refund(given[-1]).effect.movements
+    assert sorted(each.amount_minor for each in moved) == [500, PRICE - 500]
