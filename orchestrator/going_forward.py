@@ -53,6 +53,8 @@ def going_forward(
         assert definition.pivot is not None, "without a pivot nothing is refused"
         return (RefuseCancel(pivot=definition.pivot),)
     if all(state.step(each.name).is_done for each in definition.steps):
+        if state.is_open:
+            return ()  # a probe that is no longer needed; its end, or its take-over, decides again
         return (ending(definition, state, now, Complete()),)
     ready = [each for each in definition.steps if _is_ready(definition, state, each)]
     return park_last(state, [_next_try(state, each, now, seed) for each in ready])

@@ -63,6 +63,8 @@ def unwinding(
         actions.append(_failed_compensation(outstanding))
     if pending or outstanding:
         return park_last(state, actions)
+    if state.is_open:
+        return ()  # a probe of a step that needs no undo: its end decides again
     end = Complete() if state.undoes_second_effects_only else Compensated()
     return (ending(definition, state, now, end),)
 
