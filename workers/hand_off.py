@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from celery import Celery
 from kombu import Producer, Queue
@@ -15,11 +14,6 @@ from orchestrator.instrumentation import emit
 from workers.broker import NEW, UNDER_WAY, queue_named
 
 BATCH = 500
-
-STALE_SECONDS = 0.5
-"""A connection of before an outage fails at once; one that fails later met a silent broker."""
-
-T = TypeVar("T")
 
 
 def task_name(definition: str, step: str, direction: str) -> str:
@@ -63,9 +57,7 @@ class FallbackDoorbell:
 class CeleryDoorbell:
     """Publishes rings as Celery tasks of `app`, and reads how many wait.
 
-    Pooled connections outlive an outage of the broker and fail at their next use. So whatever fails
-    at once is tried once more, on a new connection; a message that is published twice by this
-    changes nothing. Further tries are the sweep's.
+    A ring that could not be published is not tried again: the sweep is the retry.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -73,45 +65,32 @@ class CeleryDoorbell:
         self._queues: dict[str, Queue] = {}
 
     def ring(self, rings: Sequence[Ring]) -> None:
-        """Publish each ring; see `orchestrator.doorbell.Doorbell`."""
+        """Publish each ring once; see `orchestrator.doorbell.Doorbell`."""
         try:
-            _once_more_if_stale(lambda: self._ring(rings))
+            with self._app.producer_or_acquire() as producer:
+                if len(rings) == 1:
+                    self._publish(producer, rings[0])
+                    return
+                with producer.batch(max_size=BATCH):
+                    for each in rings:
+                        self._publish(producer, each)
         except Exception as error:  # each transport raises errors of its own library
             raise DoorbellError(f"broker: {type(error).__name__}: {error}") from error
 
     def depth(self, queue: str) -> int | None:
-        """Return how many messages wait in `queue`, or None when that cannot be read."""
+        """Return how many messages wait in `queue`, or None when that cannot be read.
+
+        Asks on a connection of its own: a pooled one that was used while the broker was away fails
+        once more when it is back.
+        """
         try:
-            return _once_more_if_stale(lambda: self._depth(queue))
+            with self._app.connection_for_write() as connection:
+                channel: Any = connection.default_channel
+                if hasattr(channel, "_size"):  # Redis: an empty queue is one that is not there
+                    return int(channel._size(queue))  # noqa: SLF001 - counts the prefixed key
+                return int(channel.queue_declare(queue, passive=True).message_count)
         except Exception:  # noqa: BLE001 - whatever is wrong with the broker, it cannot be read
             return None
-
-    def _ring(self, rings: Sequence[Ring]) -> None:
-        with self._app.producer_or_acquire() as producer:
-            try:
-                self._publish_all(producer, rings)
-            except Exception:
-                producer.connection.collect()  # the next to use it connects anew
-                raise
-
-    def _depth(self, queue: str) -> int:
-        with self._app.connection_or_acquire() as connection:
-            try:
-                with connection.channel() as channel:
-                    if hasattr(channel, "_size"):  # Redis: an empty queue is one that is not there
-                        return int(channel._size(queue))  # noqa: SLF001 - counts the prefixed key
-                    return int(channel.queue_declare(queue, passive=True).message_count)
-            except Exception:
-                connection.collect()
-                raise
-
-    def _publish_all(self, producer: Any, rings: Sequence[Ring]) -> None:
-        if len(rings) == 1:
-            self._publish(producer, rings[0])
-            return
-        with producer.batch(max_size=BATCH):
-            for each in rings:
-                self._publish(producer, each)
 
     def _publish(self, producer: Producer, ring: Ring) -> None:
         self._app.send_task(
@@ -133,14 +112,3 @@ class CeleryDoorbell:
         if name not in self._queues:
             self._queues[name] = queue_named(name)
         return self._queues[name]
-
-
-def _once_more_if_stale(use: Callable[[], T]) -> T:
-    """Use the broker; once more when that failed as quickly as a dead connection does."""
-    began = time.monotonic()
-    try:
-        return use()
-    except Exception:
-        if time.monotonic() - began > STALE_SECONDS:
-            raise
-    return use()

@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 import pytest
@@ -29,11 +29,16 @@ def doorbell(broker_url: str) -> Doorbell:
     return build_doorbell(Settings.load(broker_url=broker_url))
 
 
-def _restart(servers: RunningServers) -> None:
+@contextmanager
+def _away(servers: RunningServers) -> Iterator[None]:
+    """A broker that is down for a while, and comes back empty."""
     servers.valkey.kill()
-    servers.valkey.start()
-    with redis.Redis.from_url(servers.broker_url) as client:
-        client.flushall()
+    try:
+        yield
+    finally:
+        servers.valkey.start()
+        with redis.Redis.from_url(servers.broker_url) as client:
+            client.flushall()
 
 
 @contextmanager
@@ -48,37 +53,47 @@ def _stopped(servers: RunningServers) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+def _from_many_threads(use: Callable[[], object]) -> None:
+    """Use four connections at once; what the broker refuses is refused."""
+    together = threading.Barrier(4)
+
+    def run() -> None:
+        together.wait(20)
+        with suppress(DoorbellError):
+            use()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(20)
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "depth", "ring"])
 def test_the_depth_is_read_at_the_first_try_after_an_outage(
-    doorbell: Doorbell, servers: RunningServers
+    doorbell: Doorbell, servers: RunningServers, meanwhile: str
 ) -> None:
+    uses = {"depth": lambda: doorbell.depth(QUEUE), "ring": lambda: doorbell.ring([RING])}
     doorbell.ring([RING] * 3)
     assert doorbell.depth(QUEUE) == 3
     for _ in range(2):
-        _restart(servers)
+        with _away(servers):
+            _from_many_threads(uses.get(meanwhile, lambda: None))
         assert doorbell.depth(QUEUE) == 0
 
 
+@pytest.mark.parametrize("is_used", [True, False])
 def test_a_ring_after_an_outage_is_heard_on_whichever_connection(
-    doorbell: Doorbell, servers: RunningServers
+    doorbell: Doorbell, servers: RunningServers, is_used: bool
 ) -> None:
-    def ring_from_many_threads() -> None:
-        together = threading.Barrier(4)
-
-        def ring() -> None:
-            together.wait(20)
-            doorbell.ring([RING])
-
-        threads = [threading.Thread(target=ring) for _ in range(4)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join(20)
-
-    ring_from_many_threads()
-    _restart(servers)
-    ring_from_many_threads()
-    doorbell.ring([RING] * 2)
-    assert doorbell.depth(QUEUE) == 6
+    _from_many_threads(lambda: doorbell.ring([RING]))
+    with _away(servers):
+        if is_used:
+            _from_many_threads(lambda: doorbell.ring([RING]))
+            _from_many_threads(lambda: doorbell.depth(QUEUE))
+    for number in range(1, 6):
+        doorbell.ring([RING] * 2)
+        assert doorbell.depth(QUEUE) == 2 * number
 
 
 def test_a_broker_that_is_down_is_refused_at_once(
