@@ -257,8 +257,14 @@ class Mover:
 
         Raises:
             Moved: somebody holds its row; the sweep delivers it.
+            HistoryError: it cannot hear; whoever sweeps sets it aside, and it hears after that.
         """
-        heard = self._signals.deliver(saga_id=saga_id, definition=definition, key=key)
+        try:
+            heard = self._signals.deliver(saga_id=saga_id, definition=definition, key=key)
+        except Exception as error:
+            if not is_its_own(error):
+                raise
+            raise HistoryError(f"a saga cannot hear its signals: {brief(error)}") from error
         announce_heard(heard)
         return heard[0].saga_id if heard else None
 

@@ -47,7 +47,9 @@ from orchestrator.storage.database import Moved
 from orchestrator.storage.reads import Reads, SagaSummary
 from orchestrator.storage.rows import Snapshot
 from orchestrator.storage.saga_log import SagaLog
+from orchestrator.storage.set_aside import is_log_ahead
 from orchestrator.storage.signals import Signals
+from orchestrator.troubles import brief
 
 MAX_REASON_LENGTH = 500
 MAX_NAME_LENGTH = 200
@@ -103,7 +105,7 @@ class OutsideFacts:
         is_new = self._signals.keep(definition, key, printable(name), printable(dedup_id), value)
         try:
             saga_id = self._mover.hear(definition=definition, key=key)
-        except Moved:
+        except (Moved, HistoryError):
             return is_new  # it is kept; the sweep delivers it
         if saga_id is not None:
             self.look(saga_id)
@@ -247,7 +249,9 @@ class OutsideFacts:
         return self._once_free(saga_id, lambda: self._log.append_fact(saga_id, fact, states))
 
     def _once_free(self, saga_id: UUID, write: Callable[[], bool]) -> bool:
+        """Write as soon as nobody holds the row; where the log is ahead of it, make room first."""
         until = time.monotonic() + ADD_SECONDS
+        made_room = False
         while True:
             try:
                 return write()
@@ -256,6 +260,13 @@ class OutsideFacts:
                     raise LogUnavailableError(
                         f"others hold the row of saga {saga_id}: try it again"
                     ) from error
+            except Exception as error:
+                if not is_log_ahead(error):
+                    raise
+                self._mover.set_aside(saga_id, error)
+                if made_room:
+                    raise HistoryError(f"saga {saga_id} cannot be told: {brief(error)}") from error
+                made_room = True
 
 
 def _check_words(reason: str, actor: str) -> None:

@@ -68,7 +68,7 @@ class Troubles:
         except LogUnavailableError:
             raise
         except Exception as second:  # noqa: BLE001 - whoever looks at it next tries again
-            if not isinstance(second, Moved):
+            if not isinstance(second, Moved) and complaint_of(second) is None:
                 emit("saga.not_set_aside", saga_id=saga_id, error=brief(second))
             aside = None
         if aside is not None and aside.is_new:

@@ -5,11 +5,12 @@ Each test brings one saga into trouble, and has another one beside it that must 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from pydantic import BaseModel, field_validator
@@ -19,7 +20,7 @@ from orchestrator.closing import Close
 from orchestrator.context import Effect
 from orchestrator.definition import Lock, SagaDefinition
 from orchestrator.entries import SagaParked
-from orchestrator.errors import PayloadError
+from orchestrator.errors import PayloadError, StateConflictError
 from orchestrator.going_forward import going_forward
 from orchestrator.state import State
 from orchestrator.storage.database import Database
@@ -236,6 +237,30 @@ def test_signals_reach_the_others_though_one_saga_cannot_hear(make: Make) -> Non
     assert parked(engine, victim) == ("stuck", "unreadable")
     sweep(engine)
     assert "SignalReceived" in engine.kinds(victim)
+
+
+def test_who_tells_a_saga_in_trouble_is_not_kept_from_it(make: Make) -> None:
+    """A signal is kept, an effect is a fact, and a cancel gets a typed answer."""
+    engine = make()
+    for tell in (
+        lambda saga_id: engine.client.signal(saga_id, "paid", dedup_id="1"),
+        lambda saga_id: engine.client.report_effect(
+            saga_id, "pay", Effect(reference="p-2"), by="webhook"
+        ),
+        lambda saga_id: engine.client.cancel(saga_id, reason="a test"),
+    ):
+        victim = engine.client.start("shop", {"amount": 1}, key=str(uuid4())).id
+        engine.claim(victim)
+        forge(engine, victim, "SagaCompleted", {})
+        with contextlib.suppress(StateConflictError):
+            tell(victim)
+        due(engine)
+        sweep(engine)
+        sweep(engine)
+        assert parked(engine, victim) == ("stuck", "unreadable")
+    kinds = [row[0] for row in engine.sql("SELECT DISTINCT kind FROM amends.saga_log")]
+    assert {"SignalReceived", "EffectReported"} <= set(kinds)
+    assert "CancelRequested" not in kinds
 
 
 # -- functions of a definition ---------------------------------------------------------------------
