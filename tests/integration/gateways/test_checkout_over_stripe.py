@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ import stripe
 from orchestrator.client import SagaClient
 from orchestrator.context import CannotTell, Found, NotLanded, Resources
 from orchestrator.coordinator import Coordinator
+from orchestrator.definition import Retry, SagaDefinition
 from orchestrator.definitions import Definitions
 from orchestrator.doorbell import SilentDoorbell
 from orchestrator.entries import Direction
@@ -38,6 +40,24 @@ from workers.bootstrap import carrier, payment_gateway
 from workers.settings import Settings
 
 PRICE = 2933
+QUICK = Retry(max_attempts=20, base=timedelta(milliseconds=10), cap=timedelta(milliseconds=40))
+HASTY = replace(
+    checkout,
+    version=9,
+    steps=[
+        replace(
+            each,
+            timeout=timedelta(seconds=2.2),
+            lag=timedelta(seconds=0.1),
+            undo_retry=QUICK,
+            probe_retry=QUICK,
+        )
+        if each.undo_probe
+        else each
+        for each in checkout.steps
+    ],
+)
+"""As patient as a test can be; its calls have to be short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +69,9 @@ class Shop:
     coordinator: Coordinator
     gateway: StripeGateway
 
-    def sells(self, order: str, card: str = "pm_card_visa") -> State:
+    def sells(
+        self, order: str, card: str = "pm_card_visa", definition: SagaDefinition[Any] = checkout
+    ) -> State:
         """Run the order's checkout to its end."""
         stock.restock(self.engine, order, 10)
         payload = {
@@ -61,7 +83,7 @@ class Shop:
             "currency": "EUR",
             "payment_method": card,
         }
-        saga_id = self.client.start(checkout, payload, key=order).id
+        saga_id = self.client.start(definition, payload, key=order).id
         wait_until(lambda: self._has_ended(saga_id))
         return self.client.get(saga_id).state
 
@@ -117,7 +139,7 @@ def shop(databases: Databases, sandbox: SandboxProcess) -> Iterator[Shop]:
         gateway_url=sandbox.base_url,
         carrier_url=sandbox.base_url,
     )
-    definitions = Definitions([checkout])
+    definitions = Definitions([checkout, HASTY])
     gateway, ships = payment_gateway(settings), carrier(settings)
     assert isinstance(gateway, StripeGateway)
     assert isinstance(ships, SandboxCarrier)
@@ -197,6 +219,24 @@ def test_a_wrong_security_code_lets_go_of_the_hold(
 
     totals = totals_of(judge, order)
     assert (totals.voided_minor, totals.captures_count, totals.open_holds_count) == (PRICE, 0, 0)
+
+
+@pytest.mark.parametrize("operation", ["refund", "void"])
+def test_an_undo_whose_failure_stripe_keeps_is_made_under_a_new_key(
+    shop: Shop,
+    judge: SandboxJudge,
+    order: str,
+    operation: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steps.payment.CALL", timedelta(seconds=1))
+    judge.script("stored_500", order_reference=order, operation=operation)
+    if operation == "refund":
+        judge.script("refuse", order_reference=order, operation="ship")
+    card = "pm_card_visa" if operation == "refund" else "pm_card_cvcCheckFail"
+
+    assert shop.sells(order, card, HASTY) is State.COMPENSATED
+    assert totals_of(judge, order).is_clean
 
 
 @pytest.mark.parametrize("operation", ["authorize", "capture"])
