@@ -50,6 +50,7 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     slowest: timedelta = timedelta(0)
+    cpu_seconds: float = field(default=0.0, compare=False)
     violations: list[tuple[int, Walked]] = field(default_factory=list)
 
     def add(self, number: int, walk: Walked) -> None:
@@ -72,17 +73,20 @@ class Tally:
         self.faults.update(other.faults)
         self.ends.update(other.ends)
         self.slowest = max(self.slowest, other.slowest)
+        self.cpu_seconds += other.cpu_seconds
         self.violations.extend(other.violations)
 
 
 def walk_batch(seed: int, first: int, last: int) -> Tally:
     """Walk the sagas of these numbers."""
     tally = Tally()
+    began = time.process_time()
     clock = Clock()
     with virtual_time(clock):
         engine = Engine(clock)
         for number in range(first, last):
             tally.add(number, walked(engine, *_shape(seed, number)))
+    tally.cpu_seconds = time.process_time() - began
     return tally
 
 
@@ -129,7 +133,8 @@ def _show(tally: Tally, seconds: float, options: argparse.Namespace) -> None:
 def _lines(tally: Tally, seconds: float, options: argparse.Namespace) -> Iterator[str]:
     yield (
         f"{tally.sagas} sagas, {tally.checkouts} of them checkouts, in {seconds:.0f} s "
-        f"({tally.sagas / max(seconds, 0.001):.0f}/s), {tally.entries} entries, "
+        f"({tally.sagas / max(tally.cpu_seconds, 0.001):.0f} per second of CPU), "
+        f"{tally.entries} entries, "
         f"seed {options.seed}"
     )
     yield (

@@ -180,6 +180,7 @@ class Walk:
         self.payments = Payments(self.trouble, lambda: self.clock.now)
         self.deeds = Deeds(self.trouble, lambda: self.clock.now)
         self.coordinator = engine.coordinator(definition, self.payments, self.deeds)
+        self.pace = rng.choice([20, 20, 300])
         self.calm_at = MORNING + timedelta(seconds=rng.choice([30, 120, 600, 3000]))
         self.log: list[Recorded] = []
         self.state = FoldedSaga()
@@ -275,7 +276,7 @@ class Walk:
             wanted.add(attempt)
             if attempt not in self._queued:
                 due = max(run.not_before or self.clock.now, self.clock.now) - self.clock.now
-                wait = timedelta(seconds=self.rng.choice([0.001, 0.001, 0.5, 20]))
+                wait = timedelta(seconds=self.rng.choice([0.001, 0.001, 0.5, self.pace]))
                 self._at(due + wait, partial(self._claims, *attempt))
         self._queued = wanted
         if self.decision.wake_at is not None:
