@@ -33,6 +33,7 @@ from orchestrator.entries import (
     UndoRequested,
     UndoSkipped,
     UnwindingStarted,
+    believed,
 )
 from orchestrator.errors import HistoryError
 from orchestrator.folding import replay
@@ -107,7 +108,7 @@ def _is_due_unless_terminal(saga: SagaHistory) -> Iterator[Violation]:
 
 def _has_one_outcome_per_attempt(saga: SagaHistory) -> Iterator[Violation]:
     seen: set[tuple[str, str, int]] = set()
-    for recorded in saga.entries:
+    for recorded in believed(saga.entries):
         entry = recorded.entry
         if not isinstance(entry, Outcome):
             continue
@@ -122,7 +123,7 @@ def _has_one_outcome_per_attempt(saga: SagaHistory) -> Iterator[Violation]:
 def _unwinds_once_nothing_is_open(saga: SagaHistory) -> Iterator[Violation]:
     """No undo starts while a forward attempt of the saga is open."""
     open_forward: set[str] = set()
-    for recorded in saga.entries:
+    for recorded in believed(saga.entries):
         match recorded.entry:
             case StepStarted(direction=Direction.FORWARD, step=step):
                 open_forward.add(step)

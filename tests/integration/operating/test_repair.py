@@ -11,9 +11,14 @@ from uuid import UUID
 import pytest
 from click.testing import CliRunner, Result
 
+from orchestrator.definitions import Definitions
 from orchestrator.entries import EntriesVoided, OperatorActed
 from orchestrator.state import State
+from orchestrator.storage.database import Database
+from orchestrator.storage.histories import Histories
 from recovery.cli.program import amends
+from recovery.invariants.evidence import Evidence
+from recovery.invariants.history import check_histories
 from recovery.operator.operator import Operator
 from recovery.operator.refusals import MovedOnError, RefusedError
 from recovery.operator.verbs import By, Retry
@@ -53,12 +58,15 @@ def test_without_the_forged_entry_the_saga_goes_on(
     engine: Engine, operator: Operator, kind: str, ahead: int
 ) -> None:
     victim = victim_of(engine, kind, FORGED[kind], ahead)
-    found = operator.diagnosis(victim)
-    assert [(each.seq, each.kind, each.says) for each in found.damaged] == [
+    damaged = operator.diagnosis(victim).damaged
+    assert [(each.seq, each.kind, each.says) for each in damaged] == [
         (1 + ahead, kind, FORGED[kind])
     ]
     assert operator.repair(victim, [1 + ahead], ADA) is State.RUNNING
     assert engine.finish(victim) == "completed"
+    [history] = Histories(Database(engine.pool)).all()
+    found = check_histories(Evidence(sagas=[history]), Definitions([SHOP]), at_rest=True)
+    assert {each.invariant for each in found} <= ({"log is gapless"} if ahead > 1 else set())
     written = [each for each in engine.entries(victim) if isinstance(each, EntriesVoided)]
     assert written == [EntriesVoided(seqs=[1 + ahead], actor="ada", reason=ADA.reason)]
     [acted] = [each for each in engine.entries(victim) if isinstance(each, OperatorActed)]
