@@ -182,7 +182,7 @@ class ClaimedLogs:
     def __init__(
         self, servers: RunningServers, made: tuple[Coordinator, Any], entries: int
     ) -> None:
-        entries -= entries % 3 == 2  # not in the middle of an attempt
+        entries -= entries % 3 // 2  # not in the middle of an attempt
         self._servers, self._entries = servers, entries
         self._coordinator, engine = made
         client = SagaClient(engine, SilentDoorbell())
