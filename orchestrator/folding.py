@@ -118,6 +118,9 @@ def apply(state: FoldedSaga, recorded: Recorded) -> FoldedSaga:
     entry = recorded.entry
     if _tells_of_money(entry):
         folded = replace(folded, money=(*state.money, recorded))
+    if getattr(entry, "unverified", False) and not folded.by_word_of:
+        # Whoever voided the confirmation: it is a word all the same.
+        folded = replace(folded, by_word_of=(getattr(entry, "by", "somebody"),))
     fold = _FOLDS[type(entry)]
     return fold(folded, recorded, entry)
 

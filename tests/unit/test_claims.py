@@ -18,6 +18,7 @@ from orchestrator.entries import (
     MovementSettled,
     OperatorActed,
     SagaResolved,
+    SagaUnparked,
     StepSettled,
     StepSkipped,
     StepSucceeded,
@@ -260,6 +261,15 @@ def test_by_word_of_both_nothing_is_called_compensated(verb: Verb) -> None:
     assert history.visible is State.RESOLVED
     [resolved] = [each.entry for each in history.log if isinstance(each.entry, SagaResolved)]
     assert resolved.actor == "os_user:ada and os_user:bob"
+
+
+def test_an_unverified_fact_is_a_word_also_without_its_confirmation() -> None:
+    history = of_an_undo()
+    settled = StepSettled(
+        step="pay", direction=COMPENSATE, landed=True, by="ada and bob", unverified=True
+    )
+    history.records(settled, SagaUnparked(by="ada and bob"))
+    assert history.visible is State.RESOLVED
 
 
 def test_what_follows_from_a_word_is_marked_in_the_log() -> None:
