@@ -274,7 +274,9 @@ def test_who_is_gone_under_its_pid_on_this_host_is_lost_at_once(
             pid_started=_started(other.pid),
         )
         watch.processes.seen(here)
-        watch.processes.seen(replace(here, owner="elsewhere", pid_space="another container"))
+        watch.processes.seen(
+            replace(here, owner="elsewhere", pid_space="another container", session_key=1)
+        )
         watch.processes.seen(
             replace(here, owner=owner(), pid=os.getpid(), pid_started=pid_started())
         )
