@@ -381,6 +381,8 @@ PLANTED: dict[str, Plant] = {
 ELSEWHERE = {
     "one outcome per attempt",  # the fold refuses it first; see below
     "not vacuous",  # not a property of the evidence alone; see below
+    "books balance",  # of a live database: `test_ledgers.py`
+    "every effect is in its log",  # likewise
 }
 
 
