@@ -383,6 +383,7 @@ ELSEWHERE = {
     "not vacuous",  # not a property of the evidence alone; see below
     "books balance",  # of a live database: `test_ledgers.py`
     "every effect is in its log",  # likewise
+    "every movement is reported",  # likewise
 }
 
 
