@@ -59,7 +59,7 @@ simulation: ## Sagas in a simulated world, judged by what truly happened: N=2000
 	$(INSTALL) dev
 	@$(BIN)/python -m tests.simulation --sagas $(or $(N),20000) --seed $(or $(SEED),1) $(SIMULATION_ARGS)
 
-lies: ## False claims of operators about money, and what became of them: N=1000 SEED=1
+lies: ## False assertions of operators about money, and what became of them: N=1000 SEED=1
 	$(INSTALL) dev
 	@$(BIN)/python -m tests.lies --n $(or $(N),1000) --seed $(or $(SEED),1)
 

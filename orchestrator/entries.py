@@ -320,7 +320,7 @@ class OperatorActed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvidenceClaimed:
+class EvidenceAsserted:
     """An operator said what became of an outside effect, and nobody could look it up.
 
     It is no fact yet: another authenticated identity has to confirm it by `until`, while the saga
@@ -339,21 +339,21 @@ class EvidenceClaimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceConfirmed:
-    """A second person stands by the claim at seq `claim`; what it says is written with this.
+    """A second person stands by what was said at seq `assertion`; what it says is written too.
 
     `verified`: it could be looked up after all, so nobody's word is needed.
     """
 
-    claim: int
+    assertion: int
     identity: str
     verified: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceWithdrawn:
-    """The claim at seq `claim` is withdrawn."""
+    """The assertion at seq `assertion` is withdrawn."""
 
-    claim: int
+    assertion: int
     identity: str
     actor: str
     reason: str
@@ -466,7 +466,7 @@ Entry = (
     | UndoRequested
     | OperatorActed
     | EntriesVoided
-    | EvidenceClaimed
+    | EvidenceAsserted
     | EvidenceConfirmed
     | EvidenceWithdrawn
     | UnwindingStarted
@@ -503,7 +503,7 @@ ENTRY_TYPES: Mapping[str, type[Entry]] = {
         UndoRequested,
         OperatorActed,
         EntriesVoided,
-        EvidenceClaimed,
+        EvidenceAsserted,
         EvidenceConfirmed,
         EvidenceWithdrawn,
         UnwindingStarted,

@@ -28,7 +28,7 @@ from orchestrator.entries import (
     EffectReported,
     EntriesVoided,
     Entry,
-    EvidenceClaimed,
+    EvidenceAsserted,
     EvidenceConfirmed,
     EvidenceWithdrawn,
     LateOutcomeRecorded,
@@ -69,7 +69,7 @@ from orchestrator.state import (
     UNDO_REQUESTED,
     FoldedSaga,
     HeardSignals,
-    PendingClaim,
+    PendingAssertion,
     State,
     StepState,
     Track,
@@ -112,8 +112,8 @@ def apply(state: FoldedSaga, recorded: Recorded) -> FoldedSaga:
         raise HistoryError(entry.why)
     if (state.seq == 0) is not isinstance(entry, SagaStarted):
         raise HistoryError(f"{type(entry).__name__} cannot be at seq {recorded.seq}")
-    claims = state.claims if isinstance(entry, _LEAVES_CLAIMS) else ()
-    folded = replace(state, seq=recorded.seq, claims=claims)
+    assertions = state.assertions if isinstance(entry, _LEAVES_ASSERTIONS) else ()
+    folded = replace(state, seq=recorded.seq, assertions=assertions)
     recorded = _under_its_name(state.renamed, recorded)
     entry = recorded.entry
     if _tells_of_money(entry):
@@ -254,12 +254,12 @@ def _phase(state: FoldedSaga, entry: Entry, named: State | None = None) -> State
 # -- an operator's evidence ------------------------------------------------------------------------
 
 
-_LEAVES_CLAIMS = (EvidenceClaimed, EvidenceConfirmed, EvidenceWithdrawn, OperatorActed)
-"""What may happen beside a pending claim; anything else means that the saga has moved on."""
+_LEAVES_ASSERTIONS = (EvidenceAsserted, EvidenceConfirmed, EvidenceWithdrawn, OperatorActed)
+"""What may happen beside a pending assertion; anything else means that the saga has moved on."""
 
 
-def _on_claimed(state: FoldedSaga, recorded: Recorded, entry: EvidenceClaimed) -> FoldedSaga:
-    claim = PendingClaim(
+def _on_asserted(state: FoldedSaga, recorded: Recorded, entry: EvidenceAsserted) -> FoldedSaga:
+    assertion = PendingAssertion(
         seq=recorded.seq,
         verb=entry.verb,
         step=entry.step,
@@ -270,28 +270,28 @@ def _on_claimed(state: FoldedSaga, recorded: Recorded, entry: EvidenceClaimed) -
         why=entry.why,
         until=datetime.fromisoformat(entry.until),
     )
-    return replace(state, claims=(*state.claims, claim))
+    return replace(state, assertions=(*state.assertions, assertion))
 
 
 def _on_confirmed(state: FoldedSaga, _: Recorded, entry: EvidenceConfirmed) -> FoldedSaga:
-    """The two whose word counts; all other claims lapse."""
-    claim = _claim(state, entry)
-    if claim.identity == entry.identity:
+    """The two whose word counts; all other assertions lapse."""
+    assertion = _assertion(state, entry)
+    if assertion.identity == entry.identity:
         raise HistoryError(f"{entry.identity} cannot confirm their own word (seq {state.seq})")
-    words = state.by_word_of if entry.verified else (claim.identity, entry.identity)
-    return replace(state, claims=(), by_word_of=words)
+    words = state.by_word_of if entry.verified else (assertion.identity, entry.identity)
+    return replace(state, assertions=(), by_word_of=words)
 
 
 def _on_withdrawn(state: FoldedSaga, _: Recorded, entry: EvidenceWithdrawn) -> FoldedSaga:
-    claim = _claim(state, entry)
-    return replace(state, claims=tuple(each for each in state.claims if each != claim))
+    assertion = _assertion(state, entry)
+    return replace(state, assertions=tuple(each for each in state.assertions if each != assertion))
 
 
-def _claim(state: FoldedSaga, entry: EvidenceConfirmed | EvidenceWithdrawn) -> PendingClaim:
-    found = next((each for each in state.claims if each.seq == entry.claim), None)
+def _assertion(state: FoldedSaga, entry: EvidenceConfirmed | EvidenceWithdrawn) -> PendingAssertion:
+    found = next((each for each in state.assertions if each.seq == entry.assertion), None)
     if found is None:
         raise HistoryError(
-            f"{type(entry).__name__}: nothing is claimed at seq {entry.claim} (seq {state.seq})"
+            f"{type(entry).__name__}: nothing was said at seq {entry.assertion} (seq {state.seq})"
         )
     return found
 
@@ -604,7 +604,7 @@ _FOLDS: Mapping[type[Entry], Callable[[FoldedSaga, Recorded, Any], FoldedSaga]] 
     UndoRequested: lambda state, _, entry: replace(state, undo_request=entry),
     OperatorActed: lambda state, _, __: state,
     EntriesVoided: _on_voided,
-    EvidenceClaimed: _on_claimed,
+    EvidenceAsserted: _on_asserted,
     EvidenceConfirmed: _on_confirmed,
     EvidenceWithdrawn: _on_withdrawn,
     UnwindingStarted: _on_unwinding,

@@ -365,8 +365,8 @@ class HeardSignals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PendingClaim:
-    """What an operator says and a second person has not confirmed; as `EvidenceClaimed`.
+class PendingAssertion:
+    """What an operator says and a second person has not confirmed; as `EvidenceAsserted`.
 
     Args:
         seq: where the log tells of it; its name.
@@ -395,7 +395,7 @@ class FoldedSaga:
         renamed: names of steps by those that they had before the saga was migrated.
         voided: seqs of entries that an operator found to be no facts.
         installation: the one that it was started in, and that its keys name.
-        claims: what operators say that a second person has to confirm; expired ones too. They
+        assertions: what operators say that a second person has to confirm; expired ones too. They
             lapse when anything else happens to the saga.
         by_word_of: the two whose unverified word was taken, once one was: the saga ends only
             `resolved` then.
@@ -421,12 +421,12 @@ class FoldedSaga:
     money: tuple[Recorded, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     voided: frozenset[int] = frozenset()
-    claims: tuple[PendingClaim, ...] = ()
+    assertions: tuple[PendingAssertion, ...] = ()
     by_word_of: tuple[str, ...] = ()
 
-    def pending_claims(self, now: datetime) -> tuple[PendingClaim, ...]:
-        """Return the claims that may still be confirmed."""
-        return tuple(each for each in self.claims if now < each.until)
+    def pending_assertions(self, now: datetime) -> tuple[PendingAssertion, ...]:
+        """Return the assertions that may still be confirmed."""
+        return tuple(each for each in self.assertions if now < each.until)
 
     def step(self, name: str) -> StepState:
         """Return how the step stands; a step nothing happened to is fresh."""

@@ -12,7 +12,7 @@ from orchestrator.entries import (
     EffectReported,
     EntriesVoided,
     Entry,
-    EvidenceClaimed,
+    EvidenceAsserted,
     EvidenceConfirmed,
     EvidenceWithdrawn,
     LateOutcomeRecorded,
@@ -171,8 +171,8 @@ def _turn(recorded: Recorded, entry: Entry | UnreadableEntry) -> Line:
             return replace(line, outcome="undo requested", detail=f"{actor}: {reason}")
         case OperatorActed(verb=verb, actor=actor, reason=reason, step=step):
             return replace(line, outcome=verb, step=step, detail=f"{actor}: {reason}")
-        case EvidenceClaimed() | EvidenceConfirmed() | EvidenceWithdrawn():
-            return _claimed(line, entry)
+        case EvidenceAsserted() | EvidenceConfirmed() | EvidenceWithdrawn():
+            return _asserted(line, entry)
         case SagaLockGranted():
             return replace(line, outcome="lock granted")
         case SagaUnparked(by=by):
@@ -194,9 +194,9 @@ def _turn(recorded: Recorded, entry: Entry | UnreadableEntry) -> Line:
             return _heard(line, entry)
 
 
-def _claimed(line: Line, entry: EvidenceClaimed | EvidenceConfirmed | EvidenceWithdrawn) -> Line:
+def _asserted(line: Line, entry: EvidenceAsserted | EvidenceConfirmed | EvidenceWithdrawn) -> Line:
     match entry:
-        case EvidenceClaimed(verb=verb, step=step):
+        case EvidenceAsserted(verb=verb, step=step):
             detail = f"{entry.actor} ({entry.identity}): {entry.reason}; {entry.why}"
             return replace(line, outcome=f"{verb}, to be confirmed", step=step, detail=detail)
         case EvidenceConfirmed(identity=identity, verified=verified):

@@ -136,7 +136,7 @@ def skip_command(
 
 @click.command("confirm")
 @verb_options
-@click.option("--claim", type=click.IntRange(min=1), metavar="SEQ", help="Which, of several.")
+@click.option("--assertion", type=click.IntRange(min=1), metavar="SEQ", help="Which, of several.")
 @pass_session
 def confirm_command(
     session: Session,
@@ -145,7 +145,7 @@ def confirm_command(
     actor: str | None,
     seen: int | None,
     dry_run: bool,
-    claim: int | None,
+    assertion: int | None,
 ) -> None:
     """Stand by what somebody else said of a saga and nobody could look up; then it counts.
 
@@ -155,13 +155,13 @@ def confirm_command(
 
     ID is an id, the beginning of one, or a key.
     """
-    verb = Confirm(claim=claim)
+    verb = Confirm(assertion=assertion)
     carry_out(session, saga, verb, by_of(reason, actor), seen=seen, dry_run=dry_run)
 
 
 @click.command("withdraw")
 @verb_options
-@click.option("--claim", type=click.IntRange(min=1), metavar="SEQ", help="Which, of several.")
+@click.option("--assertion", type=click.IntRange(min=1), metavar="SEQ", help="Which, of several.")
 @pass_session
 def withdraw_command(
     session: Session,
@@ -170,13 +170,13 @@ def withdraw_command(
     actor: str | None,
     seen: int | None,
     dry_run: bool,
-    claim: int | None,
+    assertion: int | None,
 ) -> None:
     """Take back what was said of a saga and is not confirmed yet.
 
     ID is an id, the beginning of one, or a key.
     """
-    verb = Withdraw(claim=claim)
+    verb = Withdraw(assertion=assertion)
     carry_out(session, saga, verb, by_of(reason, actor), seen=seen, dry_run=dry_run)
 
 

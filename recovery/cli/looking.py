@@ -11,7 +11,7 @@ from uuid import UUID
 import click
 
 from orchestrator.errors import HistoryError
-from orchestrator.state import PARKED, PendingClaim, State
+from orchestrator.state import PARKED, PendingAssertion, State
 from orchestrator.storage.attention import Attention
 from orchestrator.storage.reads import MAX_LIMIT, SagaSummary
 from orchestrator.storage.saga_log import SagaLog
@@ -100,7 +100,7 @@ def show_command(session: Session, saga: str) -> None:
     ID is an id, the beginning of one, or a key.
     """
     found = find_saga(session.reads, saga)
-    advice, claims = _advice(session, found.id)
+    advice, assertions = _advice(session, found.id)
     page = SagaPage.of(
         found,
         SagaLog(session.database).entries(found.id),
@@ -108,18 +108,18 @@ def show_command(session: Session, saga: str) -> None:
         Signals(session.database).undelivered(found.definition, found.key),
         session.definitions.version(found.definition, found.version),
         advice,
-        claims,
+        assertions,
     )
     session.output.record(page.as_json(), page.as_text())
 
 
-def _advice(session: Session, saga_id: UUID) -> tuple[list[Advice], Sequence[PendingClaim]]:
+def _advice(session: Session, saga_id: UUID) -> tuple[list[Advice], Sequence[PendingAssertion]]:
     """What may be done, and what waits for a second person; of a damaged log only a repair."""
     try:
         case = session.operator.case(saga_id)
     except HistoryError as error:
         return [unreadable(saga_id, error)], ()
-    return recommended(case), case.state.pending_claims(case.now)
+    return recommended(case), case.state.pending_assertions(case.now)
 
 
 def _find(session: Session, limit: int, **filters: Any) -> list[SagaSummary]:
@@ -161,7 +161,7 @@ def _attention_row(row: Row, now: datetime) -> dict[str, Any]:
         "steps": " ".join(row.steps) or row.saga.step,
         "at_risk": money_text(row.money) or None,
         "money_at_risk": {name: asdict(each) for name, each in row.money.items()},
-        "claims": [asdict(each) for each in row.claims],
+        "assertions": [asdict(each) for each in row.assertions],
         "next": row.advice.command,
         "next_why": row.advice.why,
     }

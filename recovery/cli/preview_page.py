@@ -39,7 +39,7 @@ def as_json(preview: Preview, *, dry_run: bool) -> dict[str, Any]:
         "effects": [asdict(each) for each in preview.effects],
         "money_at_risk": {name: asdict(each) for name, each in preview.money.items()},
         "evidence": None if preview.evidence is None else _evidence(preview.evidence),
-        "claim": None if preview.claim is None else asdict(preview.claim),
+        "assertion": None if preview.assertion is None else asdict(preview.assertion),
         "gateway": None if preview.gateway is None else [asdict(each) for each in preview.gateway],
     }
 
@@ -91,12 +91,12 @@ def _said(preview: Preview) -> list[str]:
             lines.append(f"  not looked up: {why}")
         case None:
             pass
-    if preview.claim is not None:
-        until = instant(datetime.fromisoformat(preview.claim.until))
-        who = f"another person than {preview.claim.identity}"
+    if preview.assertion is not None:
+        until = instant(datetime.fromisoformat(preview.assertion.until))
+        who = f"another person than {preview.assertion.identity}"
         lines += [
             f"  it does not count before {who} confirms it, until {until}:",
-            f'    amends confirm {preview.saga.id} --claim {preview.saga.seq + 1} --reason "…"',
+            f'    amends confirm {preview.saga.id} --assertion {preview.saga.seq + 1} --reason "…"',
         ]
     return lines
 

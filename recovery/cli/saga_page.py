@@ -11,7 +11,7 @@ from orchestrator.definition import SagaDefinition
 from orchestrator.entries import Json, Recorded, SagaMigrated, SagaParked, SagaStarted
 from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
 from orchestrator.shown_payload import shown
-from orchestrator.state import PendingClaim
+from orchestrator.state import PendingAssertion
 from orchestrator.storage.reads import AttemptRow, SagaSummary
 from orchestrator.storage.signals import Undelivered
 from recovery.cli.output import instant
@@ -27,7 +27,7 @@ class SagaPage:
 
     `replay_of` is the id of the saga whose work it does again; `attempts` run or are scheduled;
     `inbox` holds the signals that it has not heard; `question` is what a parked saga asks; `advice`
-    is what may be done about it, best first. `claims` wait for a second person.
+    is what may be done about it, best first. `assertions` wait for a second person.
     """
 
     saga: SagaSummary
@@ -39,7 +39,7 @@ class SagaPage:
     question: SagaParked | None
     money: Mapping[str, MoneyAtRisk]
     advice: Sequence[Advice]
-    claims: Sequence[PendingClaim] = ()
+    assertions: Sequence[PendingAssertion] = ()
 
     @classmethod
     def of(
@@ -50,7 +50,7 @@ class SagaPage:
         inbox: Sequence[Undelivered],
         definition: SagaDefinition[Any] | None,
         advice: Sequence[Advice],
-        claims: Sequence[PendingClaim] = (),
+        assertions: Sequence[PendingAssertion] = (),
     ) -> Self:
         """Put the page together from what the database holds."""
         parked = [each.entry for each in entries if isinstance(each.entry, SagaParked)]
@@ -66,7 +66,7 @@ class SagaPage:
             question=parked[-1] if saga.is_parked and parked else None,
             money=_money(entries),
             advice=advice,
-            claims=claims,
+            assertions=assertions,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class SagaPage:
             "inbox": [asdict(each) for each in self.inbox],
             "question": None if self.question is None else asdict(self.question),
             "money_at_risk": {name: asdict(each) for name, each in self.money.items()},
-            "claims": [asdict(each) for each in self.claims],
+            "assertions": [asdict(each) for each in self.assertions],
             "recommended": [asdict(each) for each in self.advice],
         }
 
@@ -109,9 +109,9 @@ class SagaPage:
             ]
         if self.question is not None:
             lines += ["", *self._asked(self.question)]
-        if self.claims:
+        if self.assertions:
             lines += ["", "said, and to be confirmed by a second person"]
-            lines += [line for each in self.claims for line in _claim(each)]
+            lines += [line for each in self.assertions for line in _assertion(each)]
         if self.advice:
             lines += ["", "what may be done", *(each for one in self.advice for each in _told(one))]
         return "\n".join(lines)
@@ -124,17 +124,20 @@ class SagaPage:
         return lines
 
 
-def _claim(claim: PendingClaim) -> list[str]:
-    what = " ".join([claim.verb, *([claim.step] if claim.step else [])])
+def _assertion(assertion: PendingAssertion) -> list[str]:
+    what = " ".join([assertion.verb, *([assertion.step] if assertion.step else [])])
     words = {
         name: value
-        for name, value in claim.words.items()
+        for name, value in assertion.words.items()
         if name != "step" and value not in (None, [], False)
     }
     return [
         f"  {what}{f' {json.dumps(words, ensure_ascii=False)}' if words else ''}",
-        f"    by {claim.actor} ({claim.identity}), until {instant(claim.until)}: {claim.reason}",
-        f"    {claim.why}",
+        (
+            f"    by {assertion.actor} ({assertion.identity}), until {instant(assertion.until)}: "
+            f"{assertion.reason}"
+        ),
+        f"    {assertion.why}",
     ]
 
 

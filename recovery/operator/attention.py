@@ -10,7 +10,7 @@ from uuid import UUID
 from orchestrator.entries import SagaParked
 from orchestrator.errors import HistoryError, SagaNotFoundError
 from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
-from orchestrator.state import PendingClaim
+from orchestrator.state import PendingAssertion
 from orchestrator.storage.attention import Attention, Concern
 from orchestrator.storage.reads import Reads, SagaSummary
 from orchestrator.unsettled import unsettled
@@ -30,7 +30,7 @@ class Row:
         steps: what is asked about.
         money: what its log says is held, or taken and not given back.
         advice: what to type first.
-        claims: what a second person has to confirm.
+        assertions: what a second person has to confirm.
     """
 
     saga: SagaSummary
@@ -40,7 +40,7 @@ class Row:
     steps: tuple[str, ...]
     money: Mapping[str, MoneyAtRisk]
     advice: Advice
-    claims: tuple[PendingClaim, ...] = ()
+    assertions: tuple[PendingAssertion, ...] = ()
 
 
 def needing_attention(
@@ -95,7 +95,7 @@ def _row(concern: Concern, reads: Reads, operator: Operator) -> Row | None:
         steps=tuple(case.parked.steps) if case.parked else (),
         money=money_at_risk(entries),
         advice=_first_advice(concern, case),
-        claims=case.state.pending_claims(case.now),
+        assertions=case.state.pending_assertions(case.now),
     )
 
 

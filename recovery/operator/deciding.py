@@ -1,8 +1,8 @@
 """From a verb and a saga as it was read to what is written: pure, and refused where it is unsafe.
 
 Whatever is written begins with who acts, in the same statement, and is decided for one seq. A verb
-that tells of an effect outside counts when its evidence was looked up; otherwise a claim is written
-instead, and the verb's own entries by who confirms it.
+that tells of an effect outside counts when its evidence was looked up; otherwise an assertion is
+written instead, and the verb's own entries by who confirms it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from orchestrator.errors import PayloadError
 from orchestrator.going_forward import is_past_the_pivot
 from orchestrator.outcomes import told
 from orchestrator.payloads import refuse_card_data, to_json
-from orchestrator.state import PARKED, PendingClaim
+from orchestrator.state import PARKED, PendingAssertion
 from orchestrator.state_machine import Decision
 from orchestrator.storage.rows import Migrated
-from recovery.operator.cases import Case
-from recovery.operator.claims import (
-    Claimable,
-    claimed,
-    claimer,
+from recovery.operator.assertions import (
+    Assertable,
+    asserted,
+    asserted_by,
     pending,
     personal,
     second_person,
     verb_of,
 )
+from recovery.operator.cases import Case
 from recovery.operator.conditions import (
     answerable,
     check_closed,
@@ -227,8 +227,8 @@ def _probe(case: Case, verb: Probe, by: By) -> Plan:
 # -- verbs that tell of an effect outside ----------------------------------------------------------
 
 
-def _told(case: Case, verb: Claimable, by: By, evidence: Evidence) -> Plan:
-    """The verb counts when it was looked up and fits; else it is a claim, or refused."""
+def _told(case: Case, verb: Assertable, by: By, evidence: Evidence) -> Plan:
+    """The verb counts when it was looked up and fits; else it is an assertion, or refused."""
     alone = Word(by=by.actor, opening=(_acted(verb, by),), verified=NOT_NEEDED)
     if isinstance(evidence, Differs):
         _effective(case, verb, by, alone)  # another refusal comes first
@@ -239,35 +239,39 @@ def _told(case: Case, verb: Claimable, by: By, evidence: Evidence) -> Plan:
         plan = _effective(case, verb, by, replace(alone, verified=evidence))
         return replace(plan, evidence=evidence)
     _effective(case, verb, by, replace(alone, verified=None))
-    claim = claimed(case, verb, by, evidence.why)
-    return _noted(case, claim, evidence)
+    assertion = asserted(case, verb, by, evidence.why)
+    return _noted(case, assertion, evidence)
 
 
 def _confirmed(case: Case, verb: Confirm, by: By, evidence: Evidence) -> Plan:
-    """What was claimed counts now, by the word of both, or because it could be looked up."""
-    claim = pending(case, verb)
-    identity = second_person(case, claim, by)
-    told = verb_of(claim)
+    """What was asserted counts now, by the word of both, or because it could be looked up."""
+    assertion = pending(case, verb)
+    identity = second_person(case, assertion, by)
+    told = verb_of(assertion)
     if isinstance(evidence, Differs):
         raise RefusedError(case.saga, evidence.why)
     is_verified = isinstance(evidence, Verified)
     word = Word(
-        by=f"{claim.identity} and {identity}",
+        by=f"{assertion.identity} and {identity}",
         opening=(
-            _acted(verb, by, {"claim": claim.seq, "verb": claim.verb, "step": claim.step}),
-            EvidenceConfirmed(claim=claim.seq, identity=identity, verified=is_verified),
+            _acted(
+                verb,
+                by,
+                {"assertion": assertion.seq, "verb": assertion.verb, "step": assertion.step},
+            ),
+            EvidenceConfirmed(assertion=assertion.seq, identity=identity, verified=is_verified),
         ),
         verified=evidence if isinstance(evidence, Verified) else None,
     )
-    return replace(_effective(case, told, claimer(claim), word), evidence=evidence)
+    return replace(_effective(case, told, asserted_by(assertion), word), evidence=evidence)
 
 
 def _withdrawn(case: Case, verb: Withdraw, by: By) -> Plan:
-    claim: PendingClaim = pending(case, verb)
+    assertion: PendingAssertion = pending(case, verb)
     return _noted(
         case,
         EvidenceWithdrawn(
-            claim=claim.seq, identity=personal(case, by), actor=by.actor, reason=by.reason
+            assertion=assertion.seq, identity=personal(case, by), actor=by.actor, reason=by.reason
         ),
     )
 
@@ -278,7 +282,7 @@ def _noted(case: Case, entry: Entry, evidence: Evidence | None = None) -> Plan:
     return Plan(entries=(entry,), decision=decision, evidence=evidence)
 
 
-def _effective(case: Case, verb: Claimable, by: By, word: Word) -> Plan:
+def _effective(case: Case, verb: Assertable, by: By, word: Word) -> Plan:
     """What the verb writes where it counts."""
     match verb:
         case MarkDone():

@@ -1,6 +1,6 @@
 """What a verb says of the world outside, and what the other side says to that.
 
-    claim                              looked up by
+    assertion                          looked up by
     it is done, under this reference   the step's lookup
     it is not done                     its probe, twice, under its key; of an undo by the lookup
     it need not be undone              the lookup of what it did, else the probe
@@ -22,8 +22,8 @@ from orchestrator.money_at_risk import money_at_risk
 from orchestrator.settling import DENIALS
 from orchestrator.state import RecordedEffect, StepState
 from orchestrator.unwinding import needs_undo
+from recovery.operator.assertions import Assertable
 from recovery.operator.cases import Case
-from recovery.operator.claims import Claimable
 from recovery.operator.conditions import pending_undo
 from recovery.operator.verbs import Abandon, MarkDone, MarkNotDone, Resolve, Skip
 
@@ -94,7 +94,7 @@ class Unverified:
 Evidence = Verified | Differs | Unverified
 
 
-def question(case: Case, verb: Claimable) -> Question | None:
+def question(case: Case, verb: Assertable) -> Question | None:
     """Return what has to be looked up before the verb counts; None: it tells of nothing outside."""
     if isinstance(verb, Resolve | Abandon):
         return _of_closing(case)

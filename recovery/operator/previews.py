@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.actions import RunStep
 from orchestrator.coordinator import Coordinator
-from orchestrator.entries import Entry, EvidenceClaimed, Json, Outcome, StepFailed, StepProbed
+from orchestrator.entries import Entry, EvidenceAsserted, Json, Outcome, StepFailed, StepProbed
 from orchestrator.money_at_risk import MoneyAtRisk, money_at_risk
 from orchestrator.state import FoldedSaga, State
 from orchestrator.storage.rows import SagaRow
@@ -60,7 +60,7 @@ class Preview:
         money: what the log says is held, or taken and not given back, by currency; before the verb.
         gateway: what the other side shows now; None where nobody was asked.
         evidence: what it said of the verb, of one that tells of an effect there.
-        claim: what a second person has to confirm, where nothing more is written.
+        assertion: what a second person has to confirm, where nothing more is written.
     """
 
     saga: SagaRow
@@ -75,14 +75,14 @@ class Preview:
     money: Mapping[str, MoneyAtRisk]
     gateway: tuple[Answer, ...] | None = None
     evidence: Evidence | None = None
-    claim: EvidenceClaimed | None = None
+    assertion: EvidenceAsserted | None = None
 
 
 def preview(case: Case, verb: Verb, plan: Plan, gateway: tuple[Answer, ...] | None) -> Preview:
     """Put together what is known of a verb that is not refused."""
     decision = plan.decision
     stays = State.RESOLVED if plan.closes else case.saga.state
-    claim = plan.entries[0] if isinstance(plan.entries[0], EvidenceClaimed) else None
+    assertion = plan.entries[0] if isinstance(plan.entries[0], EvidenceAsserted) else None
     return Preview(
         saga=case.saga,
         verb=verb.name,
@@ -96,7 +96,7 @@ def preview(case: Case, verb: Verb, plan: Plan, gateway: tuple[Answer, ...] | No
         money=money_at_risk(case.snapshot.entries),
         gateway=gateway,
         evidence=plan.evidence,
-        claim=claim,
+        assertion=assertion,
     )
 
 

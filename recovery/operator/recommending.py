@@ -61,10 +61,10 @@ def recommended(case: Case) -> list[Advice]:
 
 def _of_claims(case: Case) -> Iterator[Advice]:
     """What a second person may do; nobody knows here who is asking."""
-    for each in case.state.pending_claims(case.now):
+    for each in case.state.pending_assertions(case.now):
         what = " ".join([each.verb, *([each.step] if each.step else [])])
         said = f"{what}, said by {each.actor} ({each.identity})"
-        which = ["amends", Confirm.name, str(case.saga.id), "--claim", str(each.seq)]
+        which = ["amends", Confirm.name, str(case.saga.id), "--assertion", str(each.seq)]
         yield Advice(
             command=f'{shlex.join(which)} --reason "…"',
             why=f"{said}: another person may confirm it until {each.until:%Y-%m-%d %H:%M} UTC",

@@ -97,21 +97,21 @@ class Confirm:
     """Stand by what somebody else said of the saga and nobody could look up; then it counts.
 
     Args:
-        claim: the seq at which it was said; None: the only one that is pending.
+        assertion: the seq at which it was said; None: the only one that is pending.
     """
 
     name: ClassVar[str] = "confirm"
     step: ClassVar[None] = None
-    claim: int | None = None
+    assertion: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withdraw:
-    """Take back what was said of the saga and is not confirmed; `claim` as of `Confirm`."""
+    """Take back what was said of the saga and is not confirmed; `assertion` as of `Confirm`."""
 
     name: ClassVar[str] = "withdraw"
     step: ClassVar[None] = None
-    claim: int | None = None
+    assertion: int | None = None
 
 
 Verb = (

@@ -1,4 +1,4 @@
-"""``make lies N=1000 SEED=1``: false claims about money, and what became of the sagas.
+"""``make lies N=1000 SEED=1``: false assertions about money, and what became of the sagas.
 
 Checkouts are parked for many reasons over a real gateway. Then somebody says something about each:
 mostly lies (a wrong reference, "not done" of what is done, "skip it"), some with a second person,
@@ -48,7 +48,7 @@ from tests.servers import scratch
 from workers.local_servers.running_servers import start
 
 TRUTHS = 0.2
-"""The share of claims that are true."""
+"""The share of assertions that are true."""
 
 UNREACHABLE = 0.2
 """The share of lies that are told where the gateway cannot be asked."""
@@ -134,7 +134,7 @@ PARKING: dict[str, tuple[str, str | None, str, str | None, bool, bool]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Assertion:
     """What is said of an order."""
 
     kind: str
@@ -145,7 +145,7 @@ class Claim:
 def main() -> int:
     """Tell the lies, print what became of them, and return 1 if one of them paid."""
     parser = argparse.ArgumentParser(prog="make lies", description=__doc__)
-    parser.add_argument("--n", type=int, default=1000, help="false claims")
+    parser.add_argument("--n", type=int, default=1000, help="false assertions")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     with _shop() as shop:
@@ -192,7 +192,7 @@ class Lies:
         parked = self._parked(round(self._count / (1 - TRUTHS)))
         time.sleep(max(0.0, QUIET_SECONDS - (time.monotonic() - self._last_parked)))
         for each in parked:
-            self._say(each, self._claim(each, decoys))
+            self._say(each, self._assertion(each, decoys))
         healed: list[tuple[Verb, By]] = [(Retry(), HONEST)] * 2
         for each in parked:
             self._judge(each, self._shop.goes_on(each.saga_id, healed))
@@ -248,19 +248,19 @@ class Lies:
 
     # -- what is said ------------------------------------------------------------------------------
 
-    def _claim(self, parked: Parked, decoys: dict[str, str]) -> Claim:
+    def _assertion(self, parked: Parked, decoys: dict[str, str]) -> Assertion:
         if parked.scenario != "refund pending" and self._dice.random() < TRUTHS:
             return self._truth(parked)
         return self._dice.choice(self._false(parked, decoys))
 
-    def _truth(self, parked: Parked) -> Claim:
+    def _truth(self, parked: Parked) -> Assertion:
         if not parked.landed:
-            return Claim(kind="not done", verb=MarkNotDone(step=parked.step), is_true=True)
-        return Claim(
+            return Assertion(kind="not done", verb=MarkNotDone(step=parked.step), is_true=True)
+        return Assertion(
             kind="done", verb=MarkDone(step=parked.step, reference=parked.reference), is_true=True
         )
 
-    def _false(self, parked: Parked, decoys: dict[str, str]) -> list[Claim]:
+    def _false(self, parked: Parked, decoys: dict[str, str]) -> list[Assertion]:
         step = parked.step
         found = [
             self._done(step, kind, reference)
@@ -272,16 +272,16 @@ class Lies:
             takes_back = self._dice.random() < HALF and not parked.undo
             kind = "not done, and taken back" if takes_back else "not done"
             denial = MarkNotDone(step=step, take_back=takes_back)
-            found.append(Claim(kind=kind, verb=denial, is_true=False))
+            found.append(Assertion(kind=kind, verb=denial, is_true=False))
         elif parked.payment is not None and step != "create_shipment":
             found.append(self._done(step, "the payment, which stands otherwise", parked.payment))
         if parked.scenario in ("refund pending", "refund failed, not told"):
             found.append(self._done(step, "the refund, which is not final", parked.reference))
         if parked.scenario == "refund pending":
-            found.append(Claim(kind="not done", verb=MarkNotDone(step=step), is_true=False))
-        found.append(Claim(kind="not needed", verb=Skip(step=step), is_true=False))
+            found.append(Assertion(kind="not done", verb=MarkNotDone(step=step), is_true=False))
+        found.append(Assertion(kind="not needed", verb=Skip(step=step), is_true=False))
         found.append(
-            Claim(
+            Assertion(
                 kind="closed as it stands",
                 verb=Resolve() if self._dice.random() < HALF else Abandon(),
                 is_true=False,
@@ -289,11 +289,11 @@ class Lies:
         )
         return found
 
-    def _done(self, step: str, kind: str, reference: str | None) -> Claim:
+    def _done(self, step: str, kind: str, reference: str | None) -> Assertion:
         verb = MarkDone(step=step, reference=reference, result=None, take_back=False, movements=())
-        return Claim(kind=f"done: {kind}", verb=verb, is_true=False)
+        return Assertion(kind=f"done: {kind}", verb=verb, is_true=False)
 
-    def _of_this_order(self, parked: Parked) -> list[Claim]:
+    def _of_this_order(self, parked: Parked) -> list[Assertion]:
         """Other payments of the very same order; they are gone again once it was said."""
         kinds: dict[str, tuple[int, str, str]] = {
             "same order, other amount": (PRICE - 1, "EUR", "held"),
@@ -315,7 +315,7 @@ class Lies:
 
         verb = MarkDone(step=parked.step, reference=reference)
         self._litter.append(cleans_up)
-        return [Claim(kind=f"done: {kind}", verb=verb, is_true=False)]
+        return [Assertion(kind=f"done: {kind}", verb=verb, is_true=False)]
 
     def _decoys(self) -> dict[str, str]:
         """Payments of other orders, in every state."""
@@ -346,25 +346,25 @@ class Lies:
 
     # -- saying it ---------------------------------------------------------------------------------
 
-    def _say(self, parked: Parked, claim: Claim) -> None:
+    def _say(self, parked: Parked, assertion: Assertion) -> None:
         by = By(actor="ada", reason="I saw it", identity=LIAR)
-        is_blind = not claim.is_true and self._dice.random() < UNREACHABLE
+        is_blind = not assertion.is_true and self._dice.random() < UNREACHABLE
         desk = self._shop.blind_desk if is_blind else self._shop.desk
-        confirmer = "nobody" if claim.is_true else self._dice.choice(list(CONFIRMERS))
+        confirmer = "nobody" if assertion.is_true else self._dice.choice(list(CONFIRMERS))
         try:
-            said = desk.act(parked.saga_id, claim.verb, by)
+            said = desk.act(parked.saga_id, assertion.verb, by)
         except RefusedError as refusal:
             became = "too early" if refusal.possible_from else "refused"
             parked.said.append(str(refusal))
         except AmendsError as error:
             became, parked.said = "refused", [str(error)]
         else:
-            is_claim = said.claim is not None
-            became = self._confirmed(parked, desk, confirmer) if is_claim else "taken"
+            is_assertion = said.assertion is not None
+            became = self._confirmed(parked, desk, confirmer) if is_assertion else "taken"
         while self._litter:
             self._litter.pop()()
         where = ", gateway unreachable" if is_blind else ""
-        self._note(parked, claim, f"{claim.kind}{where}", became)
+        self._note(parked, assertion, f"{assertion.kind}{where}", became)
 
     def _confirmed(self, parked: Parked, desk: Operator, confirmer: str) -> str:
         identity = CONFIRMERS[confirmer]
@@ -380,16 +380,16 @@ class Lies:
             self._problems.append(f"{parked.order}: {confirmer} confirmed it")
         return "by word of both"
 
-    def _note(self, parked: Parked, claim: Claim, kind: str, became: str) -> None:
-        self._became[claim.is_true, kind][became] += 1
-        self._lies += not claim.is_true
+    def _note(self, parked: Parked, assertion: Assertion, kind: str, became: str) -> None:
+        self._became[assertion.is_true, kind][became] += 1
+        self._lies += not assertion.is_true
         told = f"{parked.order} ({parked.scenario}): {kind}: {became}. {' '.join(parked.said)}"
-        harmless = isinstance(claim.verb, Resolve | Abandon) or (
-            isinstance(claim.verb, Skip) and parked.undo and not parked.landed
+        harmless = isinstance(assertion.verb, Resolve | Abandon) or (
+            isinstance(assertion.verb, Skip) and parked.undo and not parked.landed
         )  # no effect is known and none is there: there is nothing to undo
-        if claim.is_true and became != "taken":
+        if assertion.is_true and became != "taken":
             self._problems.append(f"a truth was not taken: {told}")
-        if not claim.is_true and became == "taken" and not harmless:
+        if not assertion.is_true and became == "taken" and not harmless:
             self._problems.append(f"a lie was believed: {told}")
         parked.said = [told]
 

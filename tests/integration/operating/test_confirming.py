@@ -49,8 +49,8 @@ def test_a_word_changes_nothing_and_of_both_ends_as_resolved(
     saga_id = undone(engine, world)
     said = operator.act(saga_id, TRANSFER, ADA)
     assert said.state is State.FAILED_COMPENSATION
-    assert said.claim is not None
-    assert said.claim.why == "the bank is closed"
+    assert said.assertion is not None
+    assert said.assertion.why == "the bank is closed"
     assert engine.client.get(saga_id).state is State.FAILED_COMPENSATION
     done = operator.act(saga_id, Confirm(), BOB)
     assert done.state is State.RESOLVED

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.context import NotLanded
 from orchestrator.doorbell import SilentDoorbell
-from orchestrator.entries import EvidenceClaimed
+from orchestrator.entries import EvidenceAsserted
 from orchestrator.errors import (
     Terminal,
     UnknownDefinitionError,
@@ -186,8 +186,12 @@ def test_closing_ends_a_saga_for_good(
     assert (found.state, found.due_at) == (State.RESOLVED, None)
     assert engine.attempts(saga_id) == []
     assert audit(engine, saga_id) == [("confirm", "bob", "so did I")]
-    [claim] = [each for each in engine.entries(saga_id) if isinstance(each, EvidenceClaimed)]
-    assert (claim.verb, claim.actor, claim.reason) == (verb.name, "ada", "called the bank")
+    [assertion] = [each for each in engine.entries(saga_id) if isinstance(each, EvidenceAsserted)]
+    assert (assertion.verb, assertion.actor, assertion.reason) == (
+        verb.name,
+        "ada",
+        "called the bank",
+    )
 
 
 def test_abandon_withdraws_what_waits(engine: Engine, operator: Operator, world: World) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.context import CannotTell, NotLanded
-from orchestrator.entries import Entry, EvidenceClaimed
+from orchestrator.entries import Entry, EvidenceAsserted
 from orchestrator.state import State
 from recovery.operator.operator import Operator
 from recovery.operator.refusals import RefusedError
@@ -81,8 +81,8 @@ def test_a_preview_says_so_where_nobody_can_be_asked(
         ("pay", "pay-1", False)
     ]
     assert seen.state is State.FAILED_COMPENSATION
-    assert seen.claim is not None
-    assert "closed" in seen.claim.why
+    assert seen.assertion is not None
+    assert "closed" in seen.assertion.why
 
 
 def test_a_preview_of_what_the_other_side_denies_is_refused_with_what_it_has(
@@ -95,9 +95,9 @@ def test_a_preview_of_what_the_other_side_denies_is_refused_with_what_it_has(
 
 
 def _but_for_the_moment(entries: Sequence[Entry]) -> list[Entry]:
-    """A claim is valid for a day from when it is made."""
+    """An assertion is valid for a day from when it is made."""
     return [
-        replace(each, until="") if isinstance(each, EvidenceClaimed) else each for each in entries
+        replace(each, until="") if isinstance(each, EvidenceAsserted) else each for each in entries
     ]
 
 

@@ -106,7 +106,7 @@ def until_quiet(engine: Engine) -> None:
 
 def by_both(operator: Operator, saga_id: UUID, verb: Verb) -> Preview:
     """The verb, said by one person and confirmed by another."""
-    assert operator.act(saga_id, verb, ADA).claim is not None
+    assert operator.act(saga_id, verb, ADA).assertion is not None
     return operator.act(saga_id, Confirm(), BOB)
 
 

@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from orchestrator.context import Movement
-from orchestrator.entries import EvidenceClaimed, Json
+from orchestrator.entries import EvidenceAsserted, Json
 from orchestrator.errors import PayloadError
 from orchestrator.outcomes import printable
 from orchestrator.payloads import to_json
-from orchestrator.state import PendingClaim
+from orchestrator.state import PendingAssertion
 from recovery.operator.cases import Case
 from recovery.operator.refusals import RefusedError
 from recovery.operator.verbs import (
@@ -29,17 +29,17 @@ from recovery.operator.verbs import (
 VALID_FOR = timedelta(hours=24)
 """How long a second person may take."""
 
-Claimable = MarkDone | MarkNotDone | Skip | Resolve | Abandon
+Assertable = MarkDone | MarkNotDone | Skip | Resolve | Abandon
 """The verbs that tell of an effect outside."""
 
 
-def claimed(case: Case, verb: Claimable, by: By, why: str) -> EvidenceClaimed:
+def asserted(case: Case, verb: Assertable, by: By, why: str) -> EvidenceAsserted:
     """Return what is written instead of the verb's own entries.
 
     Raises:
         RefusedError: nobody in particular says so, so no second person could be another.
     """
-    return EvidenceClaimed(
+    return EvidenceAsserted(
         verb=verb.name,
         step=verb.step,
         words=_words(verb),
@@ -67,18 +67,18 @@ def personal(case: Case, by: By) -> str:
     return str(by.identity)
 
 
-def pending(case: Case, verb: Confirm | Withdraw) -> PendingClaim:
-    """Return the claim that is meant.
+def pending(case: Case, verb: Confirm | Withdraw) -> PendingAssertion:
+    """Return the assertion that is meant.
 
     Raises:
         RefusedError: there is none, it has expired or lapsed, or there are several.
     """
-    found = [each for each in case.state.claims if verb.claim in (None, each.seq)]
+    found = [each for each in case.state.assertions if verb.assertion in (None, each.seq)]
     if not found:
         raise RefusedError(
             case.saga,
             "nothing waits for a second person"
-            + ("" if verb.claim is None else f" at seq {verb.claim}")
+            + ("" if verb.assertion is None else f" at seq {verb.assertion}")
             + ": it was confirmed, withdrawn, or the saga has moved on since; `amends show`",
         )
     valid = [each for each in found if case.now < each.until]
@@ -87,32 +87,34 @@ def pending(case: Case, verb: Confirm | Withdraw) -> PendingClaim:
             case.saga, f"it could be confirmed until {found[-1].until.isoformat()}: say it again"
         )
     if len(valid) > 1:
-        which = ", ".join(f"--claim {each.seq} ({each.verb} {each.step or ''})" for each in valid)
-        raise RefusedError(case.saga, f"several claims are pending; say which: {which}")
+        which = ", ".join(
+            f"--assertion {each.seq} ({each.verb} {each.step or ''})" for each in valid
+        )
+        raise RefusedError(case.saga, f"several assertions are pending; say which: {which}")
     return valid[0]
 
 
-def second_person(case: Case, claim: PendingClaim, by: By) -> str:
-    """Return the canonical identity of who confirms a claim.
+def second_person(case: Case, assertion: PendingAssertion, by: By) -> str:
+    """Return the canonical identity of who confirms an assertion.
 
     Raises:
         RefusedError: that may be who made it.
     """
     identity = personal(case, by)
     assert by.identity is not None, "a person is somebody"
-    if not by.identity.is_another_than(claim.identity):
+    if not by.identity.is_another_than(assertion.identity):
         raise RefusedError(
             case.saga,
-            f"{claim.identity} has said it, and {identity} may be the same person: somebody else "
-            "has to confirm it, authenticated in the same way",
+            f"{assertion.identity} has said it, and {identity} may be the same person: "
+            "somebody else has to confirm it, authenticated in the same way",
         )
     return identity
 
 
-def verb_of(claim: PendingClaim) -> Claimable:
-    """Return the verb that was claimed."""
-    words: Mapping[str, Any] = claim.words
-    match claim.verb:
+def verb_of(assertion: PendingAssertion) -> Assertable:
+    """Return the verb that was asserted."""
+    words: Mapping[str, Any] = assertion.words
+    match assertion.verb:
         case MarkDone.name:
             moved = [Movement(**each) for each in words["movements"]]
             return MarkDone(**{**words, "movements": moved})
@@ -125,15 +127,15 @@ def verb_of(claim: PendingClaim) -> Claimable:
         case Abandon.name:
             return Abandon()
         case other:
-            raise PayloadError(f"nobody can claim {other!r}; upgrade this process")
+            raise PayloadError(f"nobody can assert {other!r}; upgrade this process")
 
 
-def claimer(claim: PendingClaim) -> By:
-    """Return who made a claim; who they are is in `claim.identity`."""
-    return By(actor=claim.actor, reason=claim.reason)
+def asserted_by(assertion: PendingAssertion) -> By:
+    """Return who made an assertion; who they are is in `assertion.identity`."""
+    return By(actor=assertion.actor, reason=assertion.reason)
 
 
-def _words(verb: Claimable) -> dict[str, Json]:
+def _words(verb: Assertable) -> dict[str, Json]:
     match verb:
         case MarkDone():
             return {

@@ -13,7 +13,7 @@ from orchestrator.closing import Close, Closing, Stop
 from orchestrator.context import CannotTell, Effect, Found, Movement, NotLanded, Standing
 from orchestrator.entries import (
     Direction,
-    EvidenceClaimed,
+    EvidenceAsserted,
     EvidenceConfirmed,
     MovementSettled,
     OperatorActed,
@@ -27,7 +27,7 @@ from orchestrator.entries import (
 from orchestrator.errors import DefinitionError, HistoryError
 from orchestrator.money_at_risk import money_at_risk
 from orchestrator.state import State
-from recovery.operator.claims import VALID_FOR
+from recovery.operator.assertions import VALID_FOR
 from recovery.operator.deciding import asked
 from recovery.operator.evidence import (
     AskNobody,
@@ -239,10 +239,14 @@ def test_one_persons_word_changes_nothing(history: Any, verb: Verb) -> None:
     found: History = history()
     before = found.state
     says(found, verb)
-    assert replace(found.state, claims=(), seq=before.seq) == before
-    [claim] = found.state.claims
-    assert (claim.verb, claim.step, claim.identity) == (verb.name, verb.step, "os_user:ada")
-    assert claim.until == found.now + VALID_FOR
+    assert replace(found.state, assertions=(), seq=before.seq) == before
+    [assertion] = found.state.assertions
+    assert (assertion.verb, assertion.step, assertion.identity) == (
+        verb.name,
+        verb.step,
+        "os_user:ada",
+    )
+    assert assertion.until == found.now + VALID_FOR
 
 
 def test_by_word_of_both_the_saga_goes_on_and_ends_as_resolved() -> None:
@@ -372,15 +376,15 @@ def test_nobody_in_particular_cannot_claim() -> None:
 
 def test_a_log_in_which_somebody_confirms_their_own_word_is_no_history() -> None:
     history = says(of_an_undo(), TRANSFER)
-    [claim] = history.state.claims
+    [assertion] = history.state.assertions
     with pytest.raises(HistoryError, match="own word"):
-        history.records(EvidenceConfirmed(claim=claim.seq, identity="os_user:ada"))
+        history.records(EvidenceConfirmed(assertion=assertion.seq, identity="os_user:ada"))
 
 
 # -- when ------------------------------------------------------------------------------------------
 
 
-def test_a_claim_expires_after_a_day() -> None:
+def test_an_assertion_expires_after_a_day() -> None:
     history = says(of_an_undo(), TRANSFER)
     history.now += VALID_FOR - timedelta(seconds=1)
     assert kinds(plan(history, Confirm(), BOB, UNSEEN))[:2] == [
@@ -390,7 +394,7 @@ def test_a_claim_expires_after_a_day() -> None:
     history.now += timedelta(seconds=1)
     with pytest.raises(RefusedError, match="say it again"):
         plan(history, Confirm(), BOB, UNSEEN)
-    assert history.state.pending_claims(history.now) == ()
+    assert history.state.pending_assertions(history.now) == ()
 
 
 def test_what_is_withdrawn_cannot_be_confirmed() -> None:
@@ -399,7 +403,7 @@ def test_what_is_withdrawn_cannot_be_confirmed() -> None:
         plan(history, Confirm(), BOB, UNSEEN)
 
 
-def test_a_claim_lapses_when_the_saga_moves() -> None:
+def test_an_assertion_lapses_when_the_saga_moves() -> None:
     history = says(of_an_undo(), TRANSFER)
     history.records(MovementSettled(step="pay", reference="x", by="webhook"))
     with pytest.raises(RefusedError, match="moved on"):
@@ -409,16 +413,16 @@ def test_a_claim_lapses_when_the_saga_moves() -> None:
 def test_a_retry_is_harmless_and_ends_the_claim() -> None:
     history = says(of_an_undo(), TRANSFER)
     says(history, Retry())
-    assert history.state.claims == ()
+    assert history.state.assertions == ()
 
 
 def test_of_several_claims_the_one_that_is_meant_is_named() -> None:
     history = says(says(of_an_undo(), TRANSFER), Resolve())
-    first, second = (each.seq for each in history.state.claims)
-    with pytest.raises(RefusedError, match=f"--claim {first} .*--claim {second} "):
+    first, second = (each.seq for each in history.state.assertions)
+    with pytest.raises(RefusedError, match=f"--assertion {first} .*--assertion {second} "):
         plan(history, Confirm(), BOB, UNSEEN)
-    assert says(history, Confirm(claim=second), BOB).visible is State.RESOLVED
-    assert history.state.claims == ()
+    assert says(history, Confirm(assertion=second), BOB).visible is State.RESOLVED
+    assert history.state.assertions == ()
 
 
 def test_what_can_be_looked_up_by_then_needs_nobodys_word() -> None:
@@ -439,10 +443,10 @@ def test_what_proves_false_by_then_is_not_confirmed() -> None:
 
 def test_the_command_to_confirm_is_advised_first() -> None:
     history = says(of_an_undo(), TRANSFER)
-    [claim] = history.state.claims
+    [assertion] = history.state.assertions
     first, second, *_ = recommended(case_of(history))
     assert first.command.startswith("amends confirm ")
-    assert f"--claim {claim.seq}" in first.command
+    assert f"--assertion {assertion.seq}" in first.command
     assert "os_user:ada" in first.why
     assert second.command.startswith("amends withdraw ")
 
@@ -451,9 +455,9 @@ def test_what_is_claimed_is_kept_word_for_word() -> None:
     moved = [Movement(kind="capture", amount_minor=5, currency="EUR", pending=True)]
     verb = MarkDone(step="pay", reference="p", result={"a": 1}, movements=moved, take_back=True)
     history = says(of_an_unknown(), verb)
-    claimed = history.log[-1].entry
-    assert isinstance(claimed, EvidenceClaimed)
-    assert claimed.words["result"] == {"a": 1}
+    asserted = history.log[-1].entry
+    assert isinstance(asserted, EvidenceAsserted)
+    assert asserted.words["result"] == {"a": 1}
     says(history, Confirm(), BOB)
     [settled] = [each.entry for each in history.log if isinstance(each.entry, StepSettled)]
     assert settled.movements == [{**moved[0].as_json(), "reference": "p"}]
