@@ -20,6 +20,8 @@ INSTALLATION = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 _OF_AN_INSTALLATION = re.compile(rf"({INSTALLATION.pattern})\.[a-z][a-z0-9_]*(?:-[a-z0-9_]+)+")
 
+_DERIVED = re.compile(r".+-[0-9a-f]{32}")
+
 
 def forward_key(
     definition: str,
@@ -57,6 +59,11 @@ def installation_of(key: str) -> str | None:
     """Return the installation whose saga a key belongs to; None for a key that names none."""
     named = _OF_AN_INSTALLATION.fullmatch(key)
     return None if named is None else named[1]
+
+
+def is_derived(key: str) -> bool:
+    """Whether a key reads like those of a saga's step or undo, of whichever installation."""
+    return _DERIVED.fullmatch(key) is not None
 
 
 def step_key(

@@ -11,6 +11,7 @@ from typing import Final
 
 from orchestrator.context import CannotTell, Effect, Found, NotLanded, Standing, StepContext
 from orchestrator.entries import Direction
+from orchestrator.keys import is_derived
 from steps.gateways.payment import ChargeResult, ChargeStatus, RefundStatus
 from steps.payload import CheckoutPayload
 from steps.payment import (
@@ -126,9 +127,11 @@ def _authorized(ctx: Context) -> str | None:
 
 
 def _is_anothers(ctx: Context, payment: ChargeResult) -> bool:
-    """Whether a key like ours, but not ours, opened the payment: most likely another saga's."""
-    ours, _, _ = ctx.step_key.rpartition("-")
-    return payment.key != ctx.step_key and payment.key.startswith(f"{ours}-")
+    """Whether a key like ours, but not ours, opened the payment: most likely another saga's.
+
+    Of this installation or of another on the same account, whose orders may bear the same numbers.
+    """
+    return payment.key != ctx.step_key and is_derived(payment.key)
 
 
 def _stands(payment: ChargeResult) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from orchestrator.context import Effect, Found, NotLanded, Standing, StepContext
+from orchestrator.context import CannotTell, Effect, Found, NotLanded, Standing, StepContext
+from orchestrator.keys import is_derived
 from steps.gateways.carrier import Carrier, Shipment, ShipmentRequest
 from steps.payload import CheckoutPayload
 from steps.second_look import call_or_find
@@ -34,8 +35,13 @@ def probe_shipment(ctx: StepContext[CheckoutPayload]) -> Effect | NotLanded:
     return NotLanded("no parcel under the key") if found is None else _written_down(ctx, found)
 
 
-def look_up_shipment(ctx: StepContext[CheckoutPayload], reference: str | None) -> Found | NotLanded:
-    """Tell whether the carrier has the order's parcel; then it is written down, as by the step."""
+def look_up_shipment(
+    ctx: StepContext[CheckoutPayload], reference: str | None
+) -> Found | NotLanded | CannotTell:
+    """Tell whether the carrier has the order's parcel; then it is written down, as by the step.
+
+    One that another saga may have handed over, of whichever installation, is nobody's here.
+    """
     if reference is None:
         return NotLanded("a parcel is looked up by its reference")
     found = ctx.ask(
@@ -43,6 +49,8 @@ def look_up_shipment(ctx: StepContext[CheckoutPayload], reference: str | None) -
     )
     if not found:
         return NotLanded(f"no parcel {reference}")
+    if found[0].key != ctx.step_key and is_derived(found[0].key):
+        return CannotTell(f"{reference} was handed over under another key than this step's")
     theirs = Standing(order=found[0].order_reference, status="accepted")
     ours = Standing(order=ctx.payload.order_id, status="accepted")
     if theirs != ours:

@@ -18,6 +18,7 @@ from orchestrator.client import SagaClient
 from orchestrator.context import (
     CannotTell,
     Effect,
+    Found,
     Lease,
     NothingThere,
     NotLanded,
@@ -45,7 +46,7 @@ from orchestrator.storage.database import Database, create_engine
 from steps.checkout import CheckoutPayload, checkout
 from steps.fraud import checkout_engine, screen_fraud
 from steps.fraud_engine import FraudEngine
-from steps.gateways.carrier import Carrier
+from steps.gateways.carrier import Carrier, ShipmentRequest
 from steps.gateways.errors import (
     AuthenticationRequiredError,
     CardDeclinedError,
@@ -73,8 +74,9 @@ from steps.payment import (
     refund_payment,
     void_payment,
 )
+from steps.payment_lookups import look_up_authorization
 from steps.payment_probes import probe_authorization
-from steps.shipment import create_shipment
+from steps.shipment import create_shipment, look_up_shipment
 from steps.storage import stock
 from steps.storage.schema import SHOP_SCHEMA
 from steps.storage.shop_database import ShopDatabase
@@ -554,6 +556,58 @@ def test_a_payment_of_another_installation_is_not_adopted(
     assert differing_from_the_order(ctx, payment) == ""
     theirs = replace(payment, key=payment.key.replace(INSTALLATION, "us-shop", 1))
     assert "installation us-shop" in differing_from_the_order(ctx, theirs)
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"installation": "us-shop"},
+        {"installation": None},
+        {"saga_key": "another-saga"},
+        {"definition": "subscription"},
+    ],
+)
+def test_a_payment_that_another_saga_opened_is_no_evidence(
+    order: Order, gateway: SandboxGateway, theirs: dict[str, Any]
+) -> None:
+    """Order, amount and currency fit: two shops on one account number their orders alike."""
+    named = {"definition": "checkout", "saga_key": order.id, "installation": INSTALLATION, **theirs}
+    key = forward_key(**named, step="authorize_payment")
+    request = ChargeRequest(
+        amount=Money(minor=PRICE, currency="EUR"), token="tok_ok", order_reference=order.id
+    )
+    held = gateway.authorize(request, key=key, timeout_seconds=5)
+
+    found = look_up_authorization(order.context("authorize_payment"), held.reference)
+
+    assert isinstance(found, CannotTell)
+
+
+def test_a_parcel_that_another_saga_handed_over_is_no_evidence(
+    order: Order, resources: Resources
+) -> None:
+    key = forward_key("checkout", order.id, "create_shipment", installation="us-shop")
+    sent = resources.get(Carrier).create_shipment(  # type: ignore[type-abstract]
+        ShipmentRequest(order_reference=order.id), key=key, timeout_seconds=5
+    )
+
+    found = look_up_shipment(order.context("create_shipment"), sent.reference)
+
+    assert isinstance(found, CannotTell)
+
+
+def test_a_payment_that_a_person_opened_for_the_order_is_evidence(
+    order: Order, gateway: SandboxGateway
+) -> None:
+    request = ChargeRequest(
+        amount=Money(minor=PRICE, currency="EUR"), token="tok_ok", order_reference=order.id
+    )
+    held = gateway.authorize(request, key=f"by-hand-{order.id}", timeout_seconds=5)
+
+    found = look_up_authorization(order.context("authorize_payment"), held.reference)
+
+    assert isinstance(found, Found)
+    assert found.fits
 
 
 # Letting go.
