@@ -56,10 +56,23 @@ RETURNING name
 """
 
 CLOSE_ALL = """
-WITH closed AS (
-    UPDATE amends.saga SET seq = seq + 1, state = 'resolved', due_at = NULL,
+WITH open AS (
+    SELECT saga_id, step, direction, number, row_number() OVER saga AS place,
+        count(*) OVER (PARTITION BY saga_id) AS total
+    FROM amends.attempt WHERE token IS NOT NULL
+    WINDOW saga AS (PARTITION BY saga_id ORDER BY step, direction, number)
+), closed AS (
+    UPDATE amends.saga s SET state = 'resolved', due_at = NULL,
+        seq = seq + 1 + coalesce((SELECT max(o.total) FROM open o WHERE o.saga_id = s.id), 0),
         updated_at = clock_timestamp(), ended_at = clock_timestamp()
     WHERE due_at IS NOT NULL RETURNING id, seq
+), unanswered AS (
+    INSERT INTO amends.saga_log (saga_id, seq, kind, data)
+    SELECT id, seq - 1 - total + place,
+        CASE WHEN direction LIKE 'probe%' THEN 'StepReleased' ELSE 'StepUnknown' END,
+        jsonb_build_object('step', step, 'direction', direction, 'attempt', number)
+            || CASE WHEN direction LIKE 'probe%' THEN '{}' ELSE '{"reason": "lost"}' END::jsonb
+    FROM closed JOIN open ON saga_id = id
 ), logged AS (
     INSERT INTO amends.saga_log (saga_id, seq, kind, data)
     SELECT id, seq, 'SagaResolved',
@@ -72,6 +85,8 @@ WITH closed AS (
 )
 SELECT count(*) FROM closed
 """
+
+"""What was claimed when the copy was made is answered in the original only: here it is unknown."""
 
 LAST_WRITTEN = "SELECT max(recorded_at) FROM amends.saga_log"
 

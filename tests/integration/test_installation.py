@@ -104,6 +104,19 @@ def test_a_copy_that_becomes_an_installation_closes_what_it_has_in_flight(copied
     assert replay(copied.coordinator.log.entries(new.id)).installation == "staging"
 
 
+def test_what_ran_when_a_copy_was_made_is_closed_too_and_its_log_can_be_read(
+    engine: Engine,
+) -> None:
+    started = engine.client.start("shop", {"amount": 1}, key="1001")
+    engine.claim(started.id)
+    installation.renew(engine.pool, "staging", **BY)
+    kinds = ["SagaStarted", "StepStarted", "StepUnknown", "SagaResolved"]
+    assert engine.kinds(started.id) == kinds
+    [[seq]] = engine.sql("SELECT seq FROM amends.saga WHERE id = :id", id=started.id)
+    folded = replay(engine.coordinator.log.entries(started.id))
+    assert (folded.phase, folded.seq) == ("resolved", seq)
+
+
 def test_what_a_copy_was_copied_with_is_not_moved_by_a_late_fact(
     engine: Engine, servers: RunningServers, database: str
 ) -> None:
