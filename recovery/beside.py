@@ -43,9 +43,9 @@ class Beside:
                     if not chunk:
                         break
                     self._dead += self._owners(chunk)
-                self._release()
+                self._take_over()
                 pause = self._loop.tick()
-        self._release()
+        self._take_over()
         self._loop.leave()
 
     def _owners(self, chunk: bytes) -> Iterator[str]:
@@ -57,14 +57,14 @@ class Beside:
             elif line.strip():
                 emit("sweep.unknown_line", line=line.decode(errors="replace")[:200])
 
-    def _release(self) -> None:
-        """What cannot be released now is kept for the next round; its lease ends in any case."""
+    def _take_over(self) -> None:
+        """What cannot be taken over now is kept for the next round; its lease ends in any case."""
         if not self._dead:
             return
         try:
-            released = self._loop.release(self._dead)
-        except Exception as error:  # noqa: BLE001 - without this process no child is released
+            taken_over = self._loop.take_over_from(self._dead)
+        except Exception as error:  # noqa: BLE001 - nobody else knows these children
             emit("sweep.failed", error=f"{type(error).__name__}: {error}")
             return
-        emit("worker.died", owners=list(self._dead), released=released)
+        emit("worker.died", owners=list(self._dead), taken_over=taken_over)
         self._dead.clear()

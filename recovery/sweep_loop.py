@@ -68,7 +68,7 @@ class SweepLoop:
         until_due = min(self._next_sweep, self._next_look) - time.monotonic()
         return max(SHORTEST_PAUSE_SECONDS, min(until_due, until_due if timer is None else timer))
 
-    def release(self, owners: Sequence[str]) -> int:
+    def take_over_from(self, owners: Sequence[str]) -> int:
         """Give up at once what dead processes held; a bare process id is one of this host.
 
         Raises:
@@ -85,9 +85,9 @@ class SweepLoop:
                 else [each for each in known if _is_pid_on(each, host, given)]
             )
         ]
-        released = self.sweeper.release(dead)
+        taken_over = self.sweeper.take_over_from(dead)
         self._processes.gone(dead)
-        return released
+        return taken_over
 
     def leave(self) -> None:
         """Take this sweeper off the register."""
@@ -106,7 +106,7 @@ class SweepLoop:
         if looks:
             self._next_look = now + LOOK_SECONDS
         if now < self._next_sweep:
-            lost = self.sweeper.release_lost() if looks else SweepReport()
+            lost = self.sweeper.take_over_lost() if looks else SweepReport()
             return lost + self.sweeper.ring_due()
         self._next_sweep = now + self._interval
         self._processes.seen(sweeper_process(self._definitions))

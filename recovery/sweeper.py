@@ -136,7 +136,7 @@ class Sweeper:
         """Return in how many seconds `ring_due` has something to do, or None."""
         return self._attempts.next_timer()
 
-    def release_lost(self) -> SweepReport:
+    def take_over_lost(self) -> SweepReport:
         """Give up what processes held that are gone, and have others go on with it.
 
         The cheap look between two sweeps: one statement while everybody lives. What the last sweep
@@ -147,7 +147,7 @@ class Sweeper:
         try:
             until = time.monotonic() + PASS_SECONDS
             lost = self._lost.find()
-            report = self._release(lost)
+            report = self._bury_all(lost)
             if self._is_held_up:
                 report += self._take_over(until)
             if not report.is_quiet:
@@ -156,12 +156,12 @@ class Sweeper:
         finally:
             self._sweeps.release()
 
-    def release(self, owners: Sequence[str]) -> int:
+    def take_over_from(self, owners: Sequence[str]) -> int:
         """Give up everything these dead processes held, without waiting for their leases."""
         held = self._attempts.owned_by(owners)
         return sum(self._give_up(each, UnknownReason.CRASHED) for each in held)
 
-    def _release(self, lost: Sequence[Sight]) -> SweepReport:
+    def _bury_all(self, lost: Sequence[Sight]) -> SweepReport:
         return SweepReport(taken_over=sum(self._bury(each) for each in lost))
 
     def _bury(self, lost: Sight) -> int:
@@ -170,14 +170,14 @@ class Sweeper:
         The messages that it had fetched and not begun died with it, where the broker forgets what
         it has delivered: what is missing in its queues is rung again without the usual patience.
         """
-        released = self.release([lost.owner])
+        taken_over = self.take_over_from([lost.owner])
         queues = self._processes.bury(lost)
         if queues is None:
             self._lost.put_off(lost)
         else:
             self._attempts.doubt(queues)
-            emit("worker.died", owners=[lost.owner], released=released)
-        return released
+            emit("worker.died", owners=[lost.owner], taken_over=taken_over)
+        return taken_over
 
     @property
     def _hashes(self) -> list[str]:
@@ -188,7 +188,9 @@ class Sweeper:
             self._attempts.wake_foreign(self._hashes)
             self._woke_foreign = True
         self._has_more = False
-        report = self._release(self._lost.find()) + self._take_over(time.monotonic() + PASS_SECONDS)
+        report = self._bury_all(self._lost.find()) + self._take_over(
+            time.monotonic() + PASS_SECONDS
+        )
         for work in (
             self._deliver,
             self._ring_first,
@@ -208,7 +210,7 @@ class Sweeper:
         report = work(began + PASS_SECONDS)
         ended = time.monotonic()
         if ended - began > LONG_PASS_SECONDS:
-            report += self._release(self._lost.find()) + self._take_over(ended + PASS_SECONDS)
+            report += self._bury_all(self._lost.find()) + self._take_over(ended + PASS_SECONDS)
         return report
 
     def _is_over(self, until: float) -> bool:

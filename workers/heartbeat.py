@@ -120,7 +120,7 @@ class Heartbeat:
             self.watch(now)
 
     def _look_after_hung_steps(self, now: float) -> None:
-        """Leave behind what hangs; when that is too much, end: the supervisor starts us afresh."""
+        """Replace threads that hang; when that is too much, end: the supervisor starts us afresh."""
         try:
             self._hung.look(now)
         except LogUnavailableError as error:
@@ -128,13 +128,13 @@ class Heartbeat:
         if self._hung.is_stuck:
             self._end(HUNG)
         if self._hung.are_too_many and not self._drain.has_begun():
-            emit("worker.gave_way", left_behind=self._hung.left_behind)
+            emit("worker.hung", replaced=self._hung.replaced)
             self._drain.begin(self._grace_seconds, exit_code=HUNG)
             self.stop_taking(HUNG)
 
     def _only_waits_for_hung_steps(self, now: float) -> bool:
         """Whether all else has ended, and what was put back had its time."""
-        if not self._hung.left_behind or self._coordinator.leases.holdings:
+        if not self._hung.replaced or self._coordinator.leases.holdings:
             self._ends_since = 0.0
             return False
         self._ends_since = self._ends_since or now
@@ -188,7 +188,7 @@ class Heartbeat:
         handed_back = self.hand_back()
         self._leave()
         emit("worker.grace_ended", given_up=given_up, handed_back=handed_back)
-        # A thread that runs a step cannot be stopped, only left behind.
+        # A thread that runs a step cannot be stopped.
         os._exit(exit_code or self._drain.exit_code)
 
     def _leave(self) -> None:

@@ -2,7 +2,7 @@
 
 A thread cannot be ended. What can be done for the others: the attempt is given up as timed out, by
 the one process that knows that it lived; its place at the gate and in the pool is free again. Only
-so many threads are left behind; then the process ends, for its supervisor to start it afresh.
+so many threads are replaced; then the process ends, for its supervisor to start it afresh.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ class HungSteps:
     """Looks after the attempts of this process.
 
     Args:
-        leave_behind: frees the place of a hung thread, given its ident; False where it cannot.
-        limit: how many threads may be left behind.
-        left_behind: how many are now.
+        replace: frees the place of a hung thread, given its ident; False where it cannot.
+        limit: how many threads may hang, each replaced by another.
+        replaced: how many hang now.
     """
 
     def __init__(
         self,
         coordinator: Coordinator,
         *,
-        leave_behind: Callable[[int], bool],
-        left_behind: Callable[[], int],
+        replace: Callable[[int], bool],
+        replaced: Callable[[], int],
         limit: int,
     ) -> None:
         self._coordinator = coordinator
-        self._leave_behind = leave_behind
-        self._count = left_behind
+        self._replace = replace
+        self._count = replaced
         self._limit = limit
         self._untold: list[Holding] = []
         self.is_stuck = False
         """A thread hangs that nobody can replace: the process can do nothing more."""
 
     @property
-    def left_behind(self) -> int:
+    def replaced(self) -> int:
         """How many threads of this process hang now."""
         return self._count()
 
     @property
     def are_too_many(self) -> bool:
-        """Whether more threads hang than may be left behind."""
-        return self.left_behind > self._limit
+        """Whether more threads hang than may be replaced."""
+        return self.replaced > self._limit
 
     def look(self, now: float) -> None:
-        """Leave behind what hangs at monotonic time `now`.
+        """Replace what hangs at monotonic time `now`.
 
         Raises:
             LogUnavailableError: Postgres does not answer; what it was to be told is kept.
@@ -71,7 +71,7 @@ class HungSteps:
     def _abandon(self, hung: Holding) -> None:
         self._coordinator.abandon(hung)
         self._untold.append(hung)
-        if not self._leave_behind(hung.thread):
+        if not self._replace(hung.thread):
             self.is_stuck = True
         emit(
             "step.hung",
@@ -79,7 +79,7 @@ class HungSteps:
             step=hung.attempt.step,
             direction=hung.attempt.direction,
             attempt=hung.attempt.number,
-            left_behind=self.left_behind,
+            replaced=self.replaced,
         )
 
     def _tell(self, now: float) -> None:

@@ -141,7 +141,7 @@ class Program(Worker):
         runtime = self.saga_app.runtime.built
         if runtime is not None:
             runtime.close()
-            if runtime.slots.left_behind:  # Python would wait at its exit for threads that hang
+            if runtime.slots.replaced:  # Python would wait at its exit for threads that hang
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(self.saga_app.drain.exit_code)

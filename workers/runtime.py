@@ -106,8 +106,8 @@ class Runtime:
             grace_seconds=settings.grace_seconds,
             hung=HungSteps(
                 self.coordinator,
-                leave_behind=self.slots.leave_behind,
-                left_behind=lambda: self.slots.left_behind,
+                replace=self.slots.replace,
+                replaced=lambda: self.slots.replaced,
                 limit=settings.max_hung_threads,
             ),
         )
@@ -149,7 +149,7 @@ class Runtime:
 
     def _has_room(self) -> bool:
         """Whether one more step could run in this process; a child of a prefork worker runs one."""
-        at_work = self.busy.threads - self.slots.left_behind
+        at_work = self.busy.threads - self.slots.replaced
         return at_work < (self._settings.concurrency if self._settings.pool == "threads" else 1)
 
     def _waiting(self, age_seconds: float) -> Sequence[str]:

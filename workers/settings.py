@@ -85,8 +85,8 @@ class Settings(BaseSettings):
         grace_seconds: what a stopping worker gives its running attempts; then it hands them on.
         stall_seconds: how long a worker may take nothing, with room for a step and messages
             waiting, before it connects anew; after as long again it ends with exit code 75.
-        max_hung_threads: how many threads, in which a step runs past its timeout, a worker leaves
-            behind and replaces before it ends itself with exit code 70.
+        max_hung_threads: in how many threads of a worker a step may run past its timeout, each
+            replaced by another; one more, and it ends itself with exit code 70.
         keep_days: how long ended sagas are kept at least: the longest life of a gateway's key and
             the time in which books are still reconciled.
         workers_sweep: whether workers sweep too; without, `amends sweep` must run somewhere.

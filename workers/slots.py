@@ -17,8 +17,8 @@ class Slots:
     A thread holds one slot, however many tasks run inside each other in it. Until a thread pool is
     adopted nothing is free: a prefork parent runs no steps itself.
 
-    A thread that hangs cannot be ended, only left behind: its slot is free, and the pool may start
-    another thread. One that comes back after all takes the place of the next that is left behind.
+    A thread that hangs cannot be ended, only replaced: its slot is free, and the pool may start
+    another thread. One that comes back after all takes the place of the next that hangs.
     """
 
     def __init__(self) -> None:
@@ -28,20 +28,20 @@ class Slots:
         self._size = 0
         self._pool: Any = None
         self._at_work: set[int] = set()
-        self._left_behind: dict[int, threading.Thread] = {}
+        self._replaced: dict[int, threading.Thread] = {}
         self._spare = 0
 
     @property
-    def left_behind(self) -> int:
+    def replaced(self) -> int:
         """How many threads hang, and were replaced."""
-        return len(self._left_behind)
+        return len(self._replaced)
 
     @property
     def taken(self) -> int:
-        """How many threads are at work, those that were left behind apart."""
+        """How many threads are at work, those that were replaced apart."""
         return self._taken
 
-    def leave_behind(self, ident: int) -> bool:
+    def replace(self, ident: int) -> bool:
         """Free the slot of a thread that hangs, and have another in its place.
 
         False: it is none of the pool's threads, so nobody can take its place.
@@ -50,12 +50,12 @@ class Slots:
             thread = next((each for each in self._threads if each.ident == ident), None)
             if thread is None or ident not in self._at_work:
                 return False
-            self._left_behind[ident] = thread
+            self._replaced[ident] = thread
             self._taken -= 1
             if self._spare:
                 self._spare -= 1
                 return True
-        self._replace(thread)
+        self._start_another(thread)
         return True
 
     @property
@@ -63,7 +63,7 @@ class Slots:
         executor = getattr(self._pool, "executor", None)
         return set(getattr(executor, "_threads", ()))
 
-    def _replace(self, thread: threading.Thread) -> None:
+    def _start_another(self, thread: threading.Thread) -> None:
         """The executor neither counts the thread any more nor waits for it; see its `submit`."""
         executor = self._pool.executor
         with executor._shutdown_lock:  # noqa: SLF001 - it has no other way to let a thread go
@@ -113,7 +113,7 @@ class Slots:
         ident = threading.get_ident()
         with self._lock:
             self._at_work.discard(ident)
-            if self._left_behind.pop(ident, None) is not None:
+            if self._replaced.pop(ident, None) is not None:
                 self._spare += 1  # its slot was freed long ago
                 return
         self._free()

@@ -126,7 +126,7 @@ _EVENTS: Mapping[str, int] = {
     "worker.stalled": ERROR,
     "worker.died": WARNING,
     "worker.child_killed": ERROR,
-    "worker.gave_way": ERROR,
+    "worker.hung": ERROR,
     "step.hung": ERROR,
     "process.session_hidden": INFO,
     "lease.lost": WARNING,

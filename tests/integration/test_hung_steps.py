@@ -63,7 +63,7 @@ def test_when_too_many_hang_the_worker_hands_back_and_ends_for_its_supervisor(
     _hang(client, tmp_path, 2)
 
     assert worker.wait_end(30) == HUNG
-    assert '"worker.gave_way"' in worker.log
+    assert '"worker.hung"' in worker.log
     assert '"step.hung"' in worker.log
 
 

@@ -129,8 +129,8 @@ class Beating:
             grace_seconds=5,
             hung=HungSteps(
                 engine.coordinator,
-                leave_behind=lambda _ident: True,
-                left_behind=lambda: 0,
+                replace=lambda _ident: True,
+                replaced=lambda: 0,
                 limit=0,
             ),
         )
@@ -305,12 +305,12 @@ def test_a_sweeper_gives_up_what_a_dead_process_held_long_before_its_lease_is_ov
         claim = engine.claim(engine.client.start("shop", {"amount": 1}, key="order-1").id)
         sweeper = Sweeper(engine.coordinator, Database(engine.pool))
         time.sleep(SETTLED_SECONDS)
-        assert sweeper.release_lost().taken_over == 0
+        assert sweeper.take_over_lost().taken_over == 0
         killed = time.monotonic()
         process.kill()
         process.wait()
 
-        wait_until(lambda: sweeper.release_lost().taken_over == 1 or _pause())
+        wait_until(lambda: sweeper.take_over_lost().taken_over == 1 or _pause())
         took = time.monotonic() - killed
 
     assert took < 2.5
@@ -338,11 +338,11 @@ def test_what_a_dead_process_had_fetched_is_rung_again_at_once(
     Processes(Database(engine.pool)).seen(gone)
     sweeper = Sweeper(engine.coordinator, Database(engine.pool))
 
-    assert sweeper.release_lost().rung_again == 1
+    assert sweeper.take_over_lost().rung_again == 1
 
     assert fetched in engine.bell.messages
     assert len(engine.bell.messages) == 2
-    assert sweeper.release_lost().is_quiet
+    assert sweeper.take_over_lost().is_quiet
 
 
 def _pause() -> bool:
@@ -360,9 +360,9 @@ def test_what_only_others_can_give_up_keeps_its_process_on_the_register(
     )
     Processes(Database(engine.pool)).seen(gone)
     blind = Sweeper(foreign.coordinator, Database(foreign.pool))
-    assert blind.release_lost().taken_over == 0
+    assert blind.take_over_lost().taken_over == 0
 
-    assert Sweeper(engine.coordinator, Database(engine.pool)).release_lost().taken_over == 1
+    assert Sweeper(engine.coordinator, Database(engine.pool)).take_over_lost().taken_over == 1
     foreign.close()
 
 

@@ -83,5 +83,5 @@ def test_what_a_sweep_could_not_take_over_the_next_look_does(engine: Engine, dat
     with _row_held(database, claim.attempt.saga_id):
         assert sweeper.run_once().taken_over == 0
 
-    assert sweeper.release_lost().taken_over == 1
-    assert sweeper.release_lost().taken_over == 0
+    assert sweeper.take_over_lost().taken_over == 1
+    assert sweeper.take_over_lost().taken_over == 0

@@ -89,16 +89,16 @@ def test_without_threads_of_its_own_nothing_is_free() -> None:
     assert not Slots().start(lambda: None)
 
 
-def test_a_thread_that_hangs_is_left_behind_and_another_takes_its_place(slots: Slots) -> None:
+def test_a_thread_that_hangs_is_replaced(slots: Slots) -> None:
     hung = [_Held(slots), _Held(slots)]
     assert not slots.start(lambda: None)
     waiting = threading.Event()
     slots._pool.apply_async(waiting.set, callback=lambda _: None)  # as a message that was fetched
 
-    assert slots.leave_behind(hung[0].ident)
+    assert slots.replace(hung[0].ident)
 
     assert waiting.wait(SECONDS)
-    assert slots.left_behind == 1
+    assert slots.replaced == 1
     another = _Held(slots)
     assert not slots.start(lambda: None)
     for each in (*hung, another):
@@ -109,12 +109,12 @@ def test_a_thread_that_comes_back_takes_the_place_of_the_next_that_hangs(
     slots: Slots, pool: TaskPool
 ) -> None:
     first, second = _Held(slots), _Held(slots)
-    slots.leave_behind(first.ident)
+    slots.replace(first.ident)
     third = _Held(slots)
     first.go.set()
     first.ended.wait(SECONDS)
 
-    assert slots.leave_behind(second.ident)
+    assert slots.replace(second.ident)
 
     threads = len(slots._threads)
     fourth = _Held(slots)
@@ -123,10 +123,10 @@ def test_a_thread_that_comes_back_takes_the_place_of_the_next_that_hangs(
         each.go.set()
 
 
-def test_a_thread_that_is_not_the_pool_s_cannot_be_left_behind(slots: Slots) -> None:
+def test_a_thread_that_is_not_the_pool_s_cannot_be_replaced(slots: Slots) -> None:
     with slots:
-        assert not slots.leave_behind(threading.get_ident())
-    assert slots.left_behind == 0
+        assert not slots.replace(threading.get_ident())
+    assert slots.replaced == 0
 
 
 class _Held:
