@@ -120,7 +120,7 @@ class Heartbeat:
             self.watch(now)
 
     def _look_after_hung_steps(self, now: float) -> None:
-        """Replace threads that hang; when that is too much, end: the supervisor starts us afresh."""
+        """Replace threads that hang; when those are too many, end, to be started afresh."""
         try:
             self._hung.look(now)
         except LogUnavailableError as error:
