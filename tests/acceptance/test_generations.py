@@ -83,8 +83,8 @@ def replace(family: Deployment, worker: Member) -> Member:
 
 @contextmanager
 def locked(family: Deployment, saga_id: UUID) -> Iterator[None]:
-    """Keep everybody from moving a saga."""
-    statement = sqlalchemy.text("SELECT 1 FROM amends.saga WHERE id = :id FOR UPDATE")
+    """Keep everybody from moving a saga, but not from starting a child of it."""
+    statement = sqlalchemy.text("SELECT 1 FROM amends.saga WHERE id = :id FOR SHARE")
     with family.engine.connect() as connection, connection.begin():
         connection.execute(statement, {"id": saga_id})
         yield

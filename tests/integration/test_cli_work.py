@@ -209,6 +209,7 @@ def test_list_and_show_name_the_same_things_alike(run: Run) -> None:
             "payload",
             "timeline",
             "attempts",
+            "assertions",
             "question",
             "money_at_risk",
             "recommended",

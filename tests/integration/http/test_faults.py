@@ -12,13 +12,15 @@ def test_a_fault_is_found_in_the_log_by_its_request(edge: HttpEdge) -> None:
     place = edge.post(order("F-1"), '"fault-1"').headers["location"]
     edge.sql(
         "INSERT INTO amends.saga_log (saga_id, seq, kind, data) "
-        "SELECT id, 999, 'no_entry_of_ours', '{}' FROM amends.saga WHERE key = 'F-1'"
+        'SELECT id, 999, \'StepFailed\', \'{"step": "pay", "direction": "forward", '
+        '"attempt": 1, "terminal": true, "error": "no_error_of_ours"}\' '
+        "FROM amends.saga WHERE key = 'F-1'"
     )
 
     answer = edge.http.get(place, headers={"X-Request-Id": "the-failing-one"})
 
     problem(answer, 500, "internal_error")
-    assert "no_entry_of_ours" not in answer.text
+    assert "no_error_of_ours" not in answer.text
     until(lambda: "Exception in ASGI application" in edge.member.log, what="the traceback")
     lines = [json.loads(each) for each in edge.member.log.splitlines() if each.startswith("{")]
     ours = [each for each in lines if each.get("request_id") == "the-failing-one"]
