@@ -232,7 +232,8 @@ class SagaClient:
             PayloadError: no reason or actor, or more than 500 characters of either.
             SagaNotFoundError: there is none of that id.
             StateConflictError: it has ended, an attempt of it runs now, or its log leaves money
-                open: then ``amends abandon``, which a second person confirms.
+                open, or a step of which nobody knows: then ``amends abandon``, which a second
+                person confirms.
         """
         self._outside.abandon(self.get(saga_id), reason=reason, actor=actor)
         return self.get(saga_id)

@@ -145,15 +145,15 @@ class OutsideFacts:
             if snapshot is None:
                 return
             row = snapshot.saga
-            is_ended = row.state in TERMINAL
-            if is_ended or replay(snapshot.entries).is_open:
+            is_ended, state = row.state in TERMINAL, replay(snapshot.entries)
+            if is_ended or state.is_open:
                 why = "has ended" if is_ended else "runs an attempt now; try again when that ended"
                 raise StateConflictError(f"saga {row.id} {why}", saga_id=row.id, state=row.state)
-            open_money = ", ".join(money_at_risk(snapshot.entries))
+            open_money = ", ".join([*money_at_risk(snapshot.entries), *_unanswered(state)])
             if open_money:
                 raise StateConflictError(
-                    f"saga {row.id} leaves money open ({open_money}): close it with `amends "
-                    "abandon`, which a second person confirms",
+                    f"saga {row.id} leaves money open, or what nobody knows of ({open_money}): "
+                    "close it with `amends abandon`, which a second person confirms",
                     saga_id=row.id,
                     state=row.state,
                 )
@@ -308,3 +308,12 @@ def _is_undone(state: FoldedSaga, step: str, reference: str) -> bool:
         each.covered and reference in (each.reference, each.undo_reference)
         for each in known.effects
     )
+
+
+def _unanswered(state: FoldedSaga) -> list[str]:
+    """The steps that may have moved something outside, or begun it, and nobody knows."""
+    return [
+        name
+        for name, step in state.steps.items()
+        if step.forward.unsettled or step.undo.unsettled or step.is_begun
+    ]

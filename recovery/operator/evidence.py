@@ -241,6 +241,8 @@ def _of_closing(case: Case) -> AskNobody | None:
             continue
         if known.forward.unsettled or known.undo.unsettled:
             return AskNobody(why=f"it closes the saga over {name}, of which nobody knows")
+        if known.is_begun:
+            return AskNobody(why=f"it closes the saga over {name}, which may take effect yet")
         if case.direction is Direction.COMPENSATE and step and needs_undo(case.state, step):
             return AskNobody(why=f"it closes the saga over {name}, which is not undone")
     return None

@@ -10,8 +10,14 @@ import pytest
 
 from orchestrator.context import Effect
 from orchestrator.definition import Migration
-from orchestrator.entries import EffectReported, LateOutcomeRecorded, SagaMigrated
+from orchestrator.entries import (
+    EffectReported,
+    LateOutcomeRecorded,
+    SagaMigrated,
+    SagaResolved,
+)
 from orchestrator.errors import UnknownDefinitionError
+from orchestrator.state import State
 from orchestrator.storage.database import Database
 from orchestrator.storage.rows import Migrated
 from recovery.sweeper import Sweeper
@@ -85,7 +91,10 @@ def alerts(engine: Engine) -> list[tuple[Any, ...]]:
 
 def resolved(engine: Engine) -> Any:
     claim = lost(engine)
-    engine.client.abandon(claim.attempt.saga_id, reason="settled by hand", actor="ada")
+    snapshot = engine.coordinator.log.read(claim.attempt.saga_id)
+    assert snapshot is not None
+    closing = [SagaResolved(actor="ada and bob", reason="settled by hand")]
+    assert engine.coordinator.mover.note(snapshot.saga, closing, state=State.RESOLVED)
     return claim
 
 

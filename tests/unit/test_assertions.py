@@ -86,6 +86,11 @@ def by_word(history: History, verb: Verb) -> History:
     return says(says(history, verb), Confirm(), BOB)
 
 
+def of_a_challenge() -> History:
+    """The payer was asked to authenticate a payment: once they do, it is held."""
+    return History(saga(PAY, SHIP)).waits("pay", "payer", decisive=True, reference="pay-1", hours=1)
+
+
 # -- looked up -------------------------------------------------------------------------------------
 
 
@@ -194,6 +199,7 @@ def test_not_done_is_believed_only_of_what_nothing_happened_to() -> None:
         (of_an_undo, Skip(step="pay"), LookUp),
         (of_an_undo, Resolve(), AskNobody),
         (of_an_unknown, Abandon(), AskNobody),
+        (of_a_challenge, Abandon(), AskNobody),
         (of_an_unknown, Retry(), type(None)),
     ],
 )

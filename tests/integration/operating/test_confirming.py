@@ -31,6 +31,7 @@ from tests.integration.operating.world import (
     everything,
     start,
     undone,
+    unknown,
 )
 from tests.operators import person
 
@@ -124,6 +125,14 @@ def test_a_program_does_not_close_a_saga_over_money(engine: Engine, world: World
     saga_id = undone(engine, world)
     before = everything(engine)
     with pytest.raises(StateConflictError, match="leaves money open"):
+        engine.client.abandon(saga_id, reason="enough", actor="script")
+    assert everything(engine) == before
+
+
+def test_a_program_does_not_close_a_saga_over_an_unknown(engine: Engine, world: World) -> None:
+    saga_id = unknown(engine, world)
+    before = everything(engine)
+    with pytest.raises(StateConflictError, match=r"nobody knows of \(pay\)"):
         engine.client.abandon(saga_id, reason="enough", actor="script")
     assert everything(engine) == before
 
