@@ -206,6 +206,7 @@ def test_list_and_show_name_the_same_things_alike(run: Run) -> None:
     assert shown.keys() - listed.keys() == {
         *(
             "inbox",
+            "assertions",
             "payload",
             "timeline",
             "attempts",
