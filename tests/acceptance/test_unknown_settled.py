@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from orchestrator.entries import (
 )
 from orchestrator.state import State
 from tests.deployment import Deployment, payload
-from tests.hasty_checkouts import FORGETFUL, HASTY, QUIET_SECONDS
+from tests.hasty_checkouts import FORGETFUL, FORGETS, HASTY, QUIET_SECONDS
 from tests.worker_processes import until
 
 AUTHORIZE = "authorize_payment"
@@ -137,9 +138,12 @@ def lose_the_answer_and_the_key(shop: Deployment, key: str, definition: Any) -> 
     worker = shop.start_worker()
     saga_id = start(shop, key, definition)
     shop.wait_held(1)
+    held = time.monotonic()
     worker.kill()
     shop.judge.release()
     shop.judge.script("forget_key", operation="authorize", order_reference=key, times=None)
+    old = FORGETS.total_seconds() / 2  # until then the key is young, and used again
+    until(lambda: time.monotonic() - held > old, what="the age of the key")
     until(
         lambda: shop.judge.totals_of(key) is not None and not shop.judge.open_requests(),
         what="the charge",
