@@ -127,7 +127,9 @@ def skip_command(
 ) -> None:
     """Say that a step, or its undo, is not needed: it counts as done.
 
-    Later steps find no result of it. The undo of what moved money cannot be skipped.
+    Later steps find no result of it. What acts outside is looked up first: where the other side has
+    it, this is refused; where it cannot be asked, a second person has to confirm it. The undo of
+    what moved money cannot be skipped.
 
     ID is an id, the beginning of one, or a key.
     """
@@ -136,7 +138,9 @@ def skip_command(
 
 @click.command("confirm")
 @verb_options
-@click.option("--assertion", type=click.IntRange(min=1), metavar="SEQ", help="Which, of several.")
+@click.option(
+    "--assertion", type=click.IntRange(min=1), metavar="SEQ", help="Which, where several wait."
+)
 @pass_session
 def confirm_command(
     session: Session,
@@ -161,7 +165,9 @@ def confirm_command(
 
 @click.command("withdraw")
 @verb_options
-@click.option("--assertion", type=click.IntRange(min=1), metavar="SEQ", help="Which, of several.")
+@click.option(
+    "--assertion", type=click.IntRange(min=1), metavar="SEQ", help="Which, where several wait."
+)
 @pass_session
 def withdraw_command(
     session: Session,

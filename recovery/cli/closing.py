@@ -25,7 +25,8 @@ def resolve_command(
 ) -> None:
     """Close a parked saga as it stands, because its matter was settled by hand.
 
-    Nothing of it is taken back or goes on, and it never moves again by itself.
+    Nothing of it is taken back or goes on, and it never moves again by itself. Over open money or
+    an unknown outcome a second person has to confirm it.
 
     ID is an id, the beginning of one, or a key.
     """
@@ -40,7 +41,8 @@ def abandon_command(
 ) -> None:
     """Close any saga as it stands, parked or not: nothing is taken back.
 
-    For a saga whose definition is gone, or that must not go on. To have it taken back: cancel.
+    For a saga whose definition is gone, or that must not go on. To have it taken back: cancel. Over
+    open money or an unknown outcome a second person has to confirm it.
 
     ID is an id, the beginning of one, or a key.
     """

@@ -41,7 +41,8 @@ COLUMNS = ("id", "saga", "key", "state", "step", "attempt", "age", "last_error")
 @click.option(
     "--needs-attention",
     is_flag=True,
-    help="Sagas that are parked, keep failing or are overdue; the oldest unknown outcome first.",
+    help="Sagas that are parked, keep failing, are overdue or wait in a queue that nobody serves; "
+    "the oldest unknown outcome first.",
 )
 @click.option("--saga", help="Only sagas of this definition.")
 @click.option("--key", help="Only sagas with this key.")

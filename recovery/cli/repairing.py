@@ -28,7 +28,7 @@ SHOWN = 300
 )
 @click.option("--close", is_flag=True, help="Close the saga as it stands instead: resolved.")
 @click.option("--reason", help="Kept in the saga's log; needed to act.")
-@click.option("--actor", help="Who acts; by default the user of this machine.")
+@click.option("--actor", help="What you call yourself; who you are is found out.")
 @click.option(
     "--seen",
     metavar="SEQ",

@@ -17,7 +17,11 @@ def installation(database: Database, settings: Settings) -> Iterator[Finding]:
     known = Installation(database, expected=settings.installation)
     row, trouble = known.read(), known.trouble()
     if trouble is not None:
-        yield fail(CHECK, f"nothing is claimed: {trouble}", "docs/operating.md, Installations")
+        yield fail(
+            CHECK,
+            f"nothing is claimed: {trouble}",
+            "read docs/operating.md, Installations, before you choose",
+        )
     elif not row.is_told_apart and settings.installation is None:
         yield warn(
             CHECK,

@@ -56,10 +56,10 @@ def recommended(case: Case) -> list[Advice]:
     """
     if case.has_ended:
         return []
-    return [*_of_claims(case), *_of_the_question(case)]
+    return [*_of_assertions(case), *_of_the_question(case)]
 
 
-def _of_claims(case: Case) -> Iterator[Advice]:
+def _of_assertions(case: Case) -> Iterator[Advice]:
     """What a second person may do; nobody knows here who is asking."""
     for each in case.state.pending_assertions(case.now):
         what = " ".join([each.verb, *([each.step] if each.step else [])])
