@@ -46,8 +46,7 @@ class Scenes:
         victim = self._holder(saga.id)
         victim.kill()
         self._narrator.say(
-            f"kill -9 {victim.pid}: {victim.name} is dead, the charge hangs in the air; "
-            f"its lease ends in {stage.settings.lease_seconds:g} s",
+            f"kill -9 {victim.pid}: {victim.name} is dead, the charge hangs in the air",
             killed_pid=victim.pid,
         )
         stage.start_worker()
