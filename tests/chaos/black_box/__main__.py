@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="which faults, and when")
     parser.add_argument("--sagas", type=int, default=3_000, help="checkouts to start")
     parser.add_argument("--minutes", type=float, default=5.0, help="no new incident after that")
-    parser.add_argument("--rate", type=float, default=30.0, help="checkouts started per second")
+    parser.add_argument("--rate", type=float, default=20.0, help="checkouts started per second")
     parser.add_argument("--profile", choices=("fast", "redeliver"), default="fast")
     parser.add_argument("--only", choices=sorted(FAMILIES), help="this family of faults alone")
     return parser.parse_args()
@@ -168,12 +168,18 @@ class _Run:
         self._incidents += len(chosen)
         self._faulted |= in_flight(deployment)
         world.crew.fill()
-        stall = watch(deployment, " then ".join(chosen), WATCH_SECONDS, self._living())
+        stall = watch(
+            deployment,
+            " then ".join(chosen),
+            WATCH_SECONDS,
+            self._living(),
+            lost_messages=any(FAMILIES[name].loses_messages for name in chosen),
+        )
         self._stalls.append(stall)
         world.crew.fill()
         print(
-            f"{stall.name}: {stall.interrupted} interrupted, scheduled again "
-            f"{spread(stall.scheduled)}, claimed {spread(stall.claimed)}"
+            f"{stall.name}: interrupted work was scheduled again after {spread(stall.scheduled)}, "
+            f"what was queued was claimed after {spread(stall.queued)}"
             + (f", {stall.left} STALLED" if stall.left else ""),
             flush=True,
         )
@@ -283,13 +289,14 @@ def _families(stalls: Sequence[Stall]) -> dict[str, str]:
 
 def _told(stalls: Sequence[Stall]) -> str:
     scheduled = [seconds for each in stalls for seconds in each.scheduled]
-    claimed = [seconds for each in stalls for seconds in each.claimed]
+    queued = max((seconds for each in stalls for seconds in each.queued), default=0.0)
+    times = f"{len(stalls)} times"
     if not scheduled:
-        return f"{len(stalls)} times, nothing interrupted"
+        return f"{times}, nothing interrupted, longest in a queue {queued:.1f} s"
     return (
-        f"{len(stalls)} times, {len(scheduled)} interrupted, scheduled again after "
+        f"{times}, {len(scheduled)} interrupted, scheduled again after "
         f"{median(scheduled):.1f} s (p50) {max(scheduled):.1f} s (max), "
-        f"claimed after {max(claimed, default=0):.1f} s (max)"
+        f"longest in a queue {queued:.1f} s"
     )
 
 

@@ -219,11 +219,13 @@ class Family:
     Args:
         weight: how often it is chosen, among all.
         bound_seconds: from when servers answer until every interrupted attempt is scheduled again.
+        loses_messages: the broker forgets what waits in it.
     """
 
     fault: Fault
     weight: int
     bound_seconds: float
+    loses_messages: bool = False
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -236,10 +238,10 @@ FAMILIES: Mapping[str, Family] = {
         Family(fault=sweeper_killed, weight=2, bound_seconds=45),
         Family(fault=worker_stopped_for_a_while, weight=2, bound_seconds=45),
         Family(fault=worker_deployed, weight=3, bound_seconds=45),
-        Family(fault=broker_flushed, weight=3, bound_seconds=45),
-        Family(fault=broker_flushed_twice, weight=2, bound_seconds=45),
-        Family(fault=broker_down, weight=2, bound_seconds=45),
-        Family(fault=broker_lost_twice, weight=4, bound_seconds=45),
+        Family(loses_messages=True, fault=broker_flushed, weight=3, bound_seconds=45),
+        Family(loses_messages=True, fault=broker_flushed_twice, weight=2, bound_seconds=45),
+        Family(loses_messages=True, fault=broker_down, weight=2, bound_seconds=45),
+        Family(loses_messages=True, fault=broker_lost_twice, weight=4, bound_seconds=45),
         Family(fault=broker_deaf, weight=2, bound_seconds=45),
         Family(fault=postgres_restarted, weight=2, bound_seconds=45),
         Family(fault=postgres_down, weight=2, bound_seconds=45),

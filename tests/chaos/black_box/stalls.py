@@ -1,9 +1,10 @@
 """How long it takes until what a fault interrupted moves again, the queue's share apart.
 
 At the moment when servers answer again, every attempt that is due, or held by somebody who may be
-dead, is written down. It is *scheduled again* when it is claimed, gone, rung once more or replaced
-by its next try; until then nothing but the engine holds it up. From there to its claim it waits in
-a queue behind others, which is a matter of how many workers there are.
+dead, is written down. It is *scheduled again* when it is rung once more or replaced by its next
+try; until then nothing but the engine holds it up. From there to its claim it waits in a queue
+behind others, which is a matter of how many workers there are. So does an attempt whose message was
+not lost: it is only *queued*.
 """
 
 from __future__ import annotations
@@ -31,12 +32,17 @@ Row = tuple[Any, ...]
 
 @dataclass(slots=True, kw_only=True)
 class Stall:
-    """What one incident held up; seconds since servers answered again."""
+    """What one incident held up; seconds since servers answered again.
+
+    Args:
+        scheduled: until what was interrupted was scheduled again.
+        queued: until what merely waited was claimed.
+        left: attempts that were neither while they were watched.
+    """
 
     name: str
-    interrupted: int = 0
     scheduled: list[float] = field(default_factory=list)
-    claimed: list[float] = field(default_factory=list)
+    queued: list[float] = field(default_factory=list)
     left: int = 0
 
 
@@ -48,35 +54,38 @@ def in_flight(deployment: Deployment) -> set[str]:
         return set()
 
 
-def watch(deployment: Deployment, name: str, seconds: float, living: set[int]) -> Stall:
-    """Watch what is interrupted now until all of it moves, or for so many seconds.
+def watch(
+    deployment: Deployment, name: str, seconds: float, living: set[int], *, lost_messages: bool
+) -> Stall:
+    """Watch what waits or is interrupted now until all of it moves, or for so many seconds.
 
     Args:
         living: processes that hold attempts rightly; what they run is not interrupted.
+        lost_messages: the broker lost what it had, so that whatever waits is interrupted.
     """
     began = time.monotonic()
-    before = _attempts(deployment)
-    waiting = {
-        name: row
-        for name, row in before.items()
+    watched = {
+        each: row
+        for each, row in _attempts(deployment).items()
         if row[4] is None or int(str(row[6]).rpartition("/")[2]) not in living
     }
-    stall = Stall(name=name, interrupted=len(waiting))
-    unscheduled = set(waiting)
-    while waiting and time.monotonic() - began < seconds:
+    stall = Stall(name=name)
+    while watched and time.monotonic() - began < seconds:
         time.sleep(LOOK_SECONDS)
         now = _attempts(deployment)
         passed = time.monotonic() - began
-        for each, row in list(waiting.items()):
+        for each, before in list(watched.items()):
             found = now.get(each)
-            is_claimed = found is None or (found[4] is not None and found[4] != row[4])
-            if each in unscheduled and (is_claimed or (found and found[5] > row[5])):
-                unscheduled.discard(each)
+            was_held = before[4] is not None
+            is_rung_again = found is not None and found[5] > before[5]
+            if found is not None and found[4] == before[4] and not is_rung_again:
+                continue
+            del watched[each]
+            if was_held or is_rung_again or lost_messages:
                 stall.scheduled.append(passed)
-            if is_claimed:
-                stall.claimed.append(passed)
-                del waiting[each]
-    stall.left = len(unscheduled)
+            else:
+                stall.queued.append(passed)
+    stall.left = len(watched)
     return stall
 
 
