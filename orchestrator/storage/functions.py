@@ -48,13 +48,25 @@ END $function$""",
 
 _STARTS = {"sagas": "p_sagas", "schedule": "p_schedule"}
 
+
+def _without_parent(statement: str) -> str:
+    """A saga that somebody else's would take for its child is started by workers only."""
+    return statement.replace("n.parent_id, n.parent_step,", "NULL::uuid, NULL::text,")
+
+
 FUNCTIONS = (
-    *_function("start_sagas", "p_sagas json, p_schedule json", "SETOF uuid", START, **_STARTS),
+    *_function(
+        "start_sagas",
+        "p_sagas json, p_schedule json",
+        "SETOF uuid",
+        _without_parent(START),
+        **_STARTS,
+    ),
     *_function(
         "start_locking_sagas",
         "p_sagas json, p_schedule json",
         "SETOF uuid",
-        START_LOCKED,
+        _without_parent(START_LOCKED),
         **_STARTS,
     ),
     *_function(

@@ -58,12 +58,18 @@ _ALL_HEAR = """
     FOR UPDATE OF s SKIP LOCKED
 """
 
+_PAYLOAD = """CASE WHEN g.name LIKE 'child.%%' THEN coalesce((
+        SELECT jsonb_build_object('saga_id', c.id, 'state', c.state) FROM amends.saga c
+        WHERE c.parent_id = hears.id AND 'child.' || c.parent_step = g.name
+            AND c.id::text = g.payload->>'saga_id'), jsonb_build_object()) ELSE g.payload END"""
+"""Anybody who may send a signal may send one like a child's: of a child its row is believed."""
+
 # The saga is locked before its signals are: who delivers a later one has seen every earlier one.
 _DELIVER = """
 hears AS (
     {hears}
 ), picked AS (
-    SELECT g.definition, g.key, g.name, g.dedup_id, g.payload, g.arrival, hears.id
+    SELECT g.definition, g.key, g.name, g.dedup_id, {payload} AS payload, g.arrival, hears.id
     FROM hears JOIN amends.signal g ON g.key = hears.key AND g.definition = hears.definition
     WHERE g.delivered_at IS NULL
     ORDER BY g.arrival LIMIT %(limit)s
@@ -94,10 +100,11 @@ hears AS (
 
 _HEARD = "n.id, n.definition, n.key, n.name, n.dedup_id, n.payload"
 
-DELIVER = f"WITH {_DELIVER.format(hears=_HEARS)} SELECT {_HEARD} FROM numbered n ORDER BY n.seq"
+_HEAR = _DELIVER.format(hears=_HEARS, payload=_PAYLOAD)
+DELIVER = f"WITH {_HEAR} SELECT {_HEARD} FROM numbered n ORDER BY n.seq"
 
 _DELIVER_LOOKED = f"""
-WITH looked AS MATERIALIZED ({{looked}}), {_DELIVER.format(hears=_ALL_HEAR)}
+WITH looked AS MATERIALIZED ({{looked}}), {_DELIVER.format(hears=_ALL_HEAR, payload=_PAYLOAD)}
 SELECT w.looked, w.last, {_HEARD}
 FROM (SELECT count(*) AS looked, max(arrival) AS last FROM looked) w
 LEFT JOIN numbered n ON true ORDER BY n.id, n.seq

@@ -207,6 +207,19 @@ def test_a_parent_is_told_by_the_sweep_when_its_child_died_telling(
     assert engine.finish(saga_id) == "completed"
 
 
+def test_nobody_tells_a_parent_something_else_of_its_child_than_is_true(engine: Engine) -> None:
+    """Whoever may send signals may send this one; the child has completed, and tells no more."""
+    saga_id = start(engine)
+    child = child_id(engine, saga_id)
+    engine.client.signal(child, "picked_up", "van 7", dedup_id="1")
+    engine.coordinator.execute(engine.claim(child))
+    assert state(engine, child) == "completed"
+    forged = {"saga_id": str(child), "state": "stuck"}
+    for name, told in (("of it", forged), ("of another", {"saga_id": "x", "state": "stuck"})):
+        engine.client.signal(saga_id, "child.parcel", told, dedup_id=name)
+    assert engine.finish(saga_id) == "completed"
+
+
 # -- a worker that comes back late -----------------------------------------------------------------
 
 

@@ -90,6 +90,29 @@ def updates(table: str, victim: str = "%(id)s") -> Iterator[str]:
             )
 
 
+def test_a_client_starts_no_saga_that_another_takes_for_its_child(engine: Engine) -> None:
+    victim = start(engine, "victim")
+    sagas = [
+        {
+            "id": str(UUID(int=7)),
+            "definition": "shop",
+            "version": 1,
+            "hash": SHOP.hash,
+            "key": "forged",
+            "fingerprint": "",
+            "due_in": 0,
+            "attributes": {},
+            "parent_id": str(victim),
+            "parent_step": "pay",
+            "started": {"payload": {"amount": 1}},
+        }
+    ]
+    with acting_as(engine, CLIENT) as connection:
+        connection.execute("SELECT amends.start_sagas(%s::json, '[]'::json)", (json.dumps(sagas),))
+    assert engine.client.get(UUID(int=7)).key == "forged"
+    assert engine.client.child_of(victim, "pay") is None
+
+
 # -- who may only start, signal and cancel, and who may only look --------------------------------
 
 
