@@ -127,9 +127,9 @@ def skip_command(
 ) -> None:
     """Say that a step, or its undo, is not needed: it counts as done.
 
-    Later steps find no result of it. What acts outside is looked up first: where the other side has
-    it, this is refused; where it cannot be asked, a second person has to confirm it. The undo of
-    what moved money cannot be skipped.
+    Later steps find no result of it. One person may skip a step past the pivot that failed for
+    good, and an undo of which the other side shows that nothing is left to do; else a second person
+    has to confirm it. The undo of what moved money cannot be skipped.
 
     ID is an id, the beginning of one, or a key.
     """
