@@ -363,12 +363,14 @@ class EvidenceWithdrawn:
 class EntriesVoided:
     """An operator found that the entries of these seqs are no facts: they do not count.
 
-    They stay in the log, as everything does; a fold passes over them.
+    They stay in the log, as everything does; a fold passes over them. `unverified`: by their word
+    alone, for some of them could be read where they stood.
     """
 
     seqs: list[int]
     actor: str
     reason: str
+    unverified: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,8 @@ def apply(state: FoldedSaga, recorded: Recorded) -> FoldedSaga:
         folded = replace(folded, money=(*state.money, recorded))
     if getattr(entry, "unverified", False) and not folded.by_word_of:
         # Whoever voided the confirmation: it is a word all the same.
-        folded = replace(folded, by_word_of=(getattr(entry, "by", "somebody"),))
+        said_by: str = getattr(entry, "by", "") or getattr(entry, "actor", "somebody")
+        folded = replace(folded, by_word_of=(said_by,))
     fold = _FOLDS[type(entry)]
     return fold(folded, recorded, entry)
 

@@ -96,6 +96,8 @@ def repaired(
 ) -> State:
     """Void entries of a saga, let it go on, and return its state.
 
+    Who voids one that can be read where it stands says so alone: the saga ends only `resolved`.
+
     Raises:
         RefusedError: it can be read as it is; or it cannot be read without these entries either.
         MovedOnError: somebody was faster; nothing was written.
@@ -106,11 +108,15 @@ def repaired(
     found = diagnosis(snapshot)
     if not found.damaged:
         raise RefusedError(snapshot.saga, "its log can be read: there is nothing to repair")
+    is_word = not {each.seq for each in found.damaged}.issuperset(seqs)
     entries: list[Entry] = [
         _acted(by, seqs),
-        EntriesVoided(seqs=seqs, actor=by.actor, reason=by.reason),
+        EntriesVoided(seqs=seqs, actor=by.actor, reason=by.reason, unverified=is_word),
     ]
     state = _without(snapshot, entries, seqs)
+    ahead = [each for each in seqs if each > snapshot.saga.seq]
+    if ahead:
+        raise RefusedError(snapshot.saga, f"its log has no entry {ahead[0]} yet")
     if state.phase in PARKED and state.parked is not None and state.parked.reason in SET_ASIDE:
         entries.append(SagaUnparked(by=by.actor))
         state = _without(snapshot, entries, seqs)

@@ -90,6 +90,27 @@ def test_an_outcome_that_cannot_be_read_is_unknown_again_and_settled(
     assert "StepUnknown" in engine.kinds(saga_id)
 
 
+def test_who_voids_what_can_be_read_has_only_a_word_and_the_saga_ends_as_resolved(
+    engine: Engine, operator: Operator
+) -> None:
+    """Else a charge could be voided out of the log, and its saga called compensated."""
+    saga_id = engine.client.start("shop", {"amount": 1}, key="victim").id
+    engine.coordinator.execute(engine.claim(saga_id))
+    assert engine.kinds(saga_id) == ["SagaStarted", "StepStarted", "StepSucceeded"]
+    forge(engine, saga_id, "SagaCompleted", {})
+    assert operator.repair(saga_id, [2, 3, 4], ADA) is State.RUNNING
+    engine.client.cancel(saga_id, reason="no", actor="ada")
+    assert engine.finish(saga_id) == "resolved"
+
+
+def test_what_is_not_written_yet_cannot_be_voided(engine: Engine, operator: Operator) -> None:
+    victim = victim_of(engine, "SagaCompleted", {})
+    before = engine.kinds(victim)
+    with pytest.raises(RefusedError, match="has no entry 9 yet"):
+        operator.repair(victim, [2, 9], ADA)
+    assert engine.kinds(victim) == before
+
+
 def test_what_was_not_set_aside_yet_is_repaired_too(engine: Engine, operator: Operator) -> None:
     saga_id = engine.client.start("shop", {"amount": 1}, key="victim").id
     forge(engine, saga_id, "SagaCompleted", {})
