@@ -147,7 +147,7 @@ class Sweeper:
         try:
             until = time.monotonic() + PASS_SECONDS
             lost = self._lost.find()
-            report = self._bury_all(lost)
+            report = self._take_over_dead(lost)
             if self._is_held_up:
                 report += self._take_over(until)
             if not report.is_quiet:
@@ -161,17 +161,17 @@ class Sweeper:
         held = self._attempts.owned_by(owners)
         return sum(self._give_up(each, UnknownReason.CRASHED) for each in held)
 
-    def _bury_all(self, lost: Sequence[Sight]) -> SweepReport:
-        return SweepReport(taken_over=sum(self._bury(each) for each in lost))
+    def _take_over_dead(self, lost: Sequence[Sight]) -> SweepReport:
+        return SweepReport(taken_over=sum(self._take_over_one(each) for each in lost))
 
-    def _bury(self, lost: Sight) -> int:
+    def _take_over_one(self, lost: Sight) -> int:
         """Give up what a dead process held; of other definitions, only who has them can.
 
         The messages that it had fetched and not begun died with it, where the broker forgets what
         it has delivered: what is missing in its queues is rung again without the usual patience.
         """
         taken_over = self.take_over_from([lost.owner])
-        queues = self._processes.bury(lost)
+        queues = self._processes.deregister(lost)
         if queues is None:
             self._lost.put_off(lost)
         else:
@@ -188,7 +188,7 @@ class Sweeper:
             self._attempts.wake_foreign(self._hashes)
             self._woke_foreign = True
         self._has_more = False
-        report = self._bury_all(self._lost.find()) + self._take_over(
+        report = self._take_over_dead(self._lost.find()) + self._take_over(
             time.monotonic() + PASS_SECONDS
         )
         for work in (
@@ -210,7 +210,9 @@ class Sweeper:
         report = work(began + PASS_SECONDS)
         ended = time.monotonic()
         if ended - began > LONG_PASS_SECONDS:
-            report += self._bury_all(self._lost.find()) + self._take_over(ended + PASS_SECONDS)
+            report += self._take_over_dead(self._lost.find()) + self._take_over(
+                ended + PASS_SECONDS
+            )
         return report
 
     def _is_over(self, until: float) -> bool:

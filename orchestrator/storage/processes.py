@@ -52,7 +52,7 @@ SELECT p.owner, CASE WHEN p.session_key IS NOT NULL THEN p.session_key IN ({HELD
 FROM amends.process p WHERE p.owner = ANY(%(owners)s::text[])
 """
 
-BURIED = """
+DEREGISTER = """
 DELETE FROM amends.process p
 WHERE p.owner = %(owner)s AND p.session_key IS NOT DISTINCT FROM %(session_key)s
     AND NOT EXISTS (SELECT FROM amends.attempt t
@@ -184,13 +184,13 @@ class Processes:
         rows = self._database.run(ALIVE, {"owners": list(owners)})
         return {row[0]: Life(shows_it=row[1], seen_at=row[2], now=row[3]) for row in rows}
 
-    def bury(self, sight: Sight) -> list[str] | None:
+    def deregister(self, sight: Sight) -> list[str] | None:
         """Take a dead process off the register, unless it holds attempts or has come back.
 
         Returns the queues that it served; None where it stays.
         """
         values = {"owner": sight.owner, "session_key": sight.session_key}
-        rows = self._database.run(BURIED, values)
+        rows = self._database.run(DEREGISTER, values)
         return list(rows[0][0]) if rows else None
 
     def gone(self, owners: Sequence[str]) -> None:
