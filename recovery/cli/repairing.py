@@ -48,7 +48,8 @@ def repair_command(
     """Show which entries of a saga's log cannot be believed, or void them and let it go on.
 
     Without --void and --close nothing is written. What a voided entry told of is unknown again, and
-    is settled as always: the step is asked about, or repeated under its key.
+    is settled as always: the step is asked about, or repeated under its key. A saga of which you
+    void an entry that was not listed ends only as resolved.
 
     ID is an id, the beginning of one, or a key.
     """
