@@ -20,6 +20,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -60,12 +61,24 @@ class ForkedProcess:
     """A running ``python -m …``, with the methods of `subprocess.Popen` that tests use."""
 
     def __init__(
-        self, arguments: Sequence[str], *, environment: Mapping[str, str], cwd: Path, log: Path
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        errors: Path | None = None,
     ) -> None:
         self._server = _server()
         log.touch()
         self.pid = self._server.fork(
-            {"argv": list(arguments), "env": dict(environment), "cwd": str(cwd), "log": str(log)}
+            {
+                "argv": list(arguments),
+                "env": dict(environment),
+                "cwd": str(cwd),
+                "log": str(log),
+                "errors": str(errors or log),
+            }
         )
 
     def poll(self) -> int | None:
@@ -92,6 +105,20 @@ class ForkedProcess:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def run(
+    arguments: Sequence[str], *, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m …`` to its end and return what it printed, as `subprocess.run` does."""
+    with tempfile.TemporaryDirectory() as directory:
+        output, errors = Path(directory) / "out", Path(directory) / "err"
+        errors.touch()
+        process = ForkedProcess(
+            arguments, environment=environment, cwd=Path.cwd(), log=output, errors=errors
+        )
+        code = process.wait(300)
+        return subprocess.CompletedProcess(arguments, code, output.read_text(), errors.read_text())
 
 
 class _Server:
@@ -203,11 +230,14 @@ def _become(request: Mapping[str, Any], libc: ctypes.CDLL) -> None:
         os.setsid()
         libc.prctl(PDEATHSIG, signal.SIGKILL)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        for source, target in ((nothing, 0), (log, 1), (log, 2)):
+        log, errors = (
+            os.open(request[each], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            for each in ("log", "errors")
+        )
+        for source, target in ((nothing, 0), (log, 1), (errors, 2)):
             os.dup2(source, target)
-        os.close(nothing)
-        os.close(log)
+        for source in (nothing, log, errors):
+            os.close(source)
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])

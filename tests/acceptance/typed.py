@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from typing import Any
 
 from recovery.isolation import child_environment
 from tests.deployment import Deployment
+from tests.forkserver import run
 
 
 def amends(
@@ -19,13 +19,7 @@ def amends(
     known = {each: v for each, v in os.environ.items() if not each.startswith("AMENDS_")}
     chosen = deployment.variables | variables
     known |= {f"AMENDS_{each.upper()}": str(value) for each, value in chosen.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "recovery.cli", *arguments],
-        env=child_environment(known),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run(["recovery.cli", *arguments], environment=child_environment(known))
 
 
 def answers(deployment: Deployment, *arguments: str, **variables: object) -> list[dict[str, Any]]:
