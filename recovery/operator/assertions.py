@@ -62,7 +62,7 @@ def personal(case: Case, by: By) -> str:
         raise RefusedError(
             case.saga,
             f"nobody could look this up, so two persons have to say it, and {who}: connect with a "
-            "database role of your own",
+            "database role of your own (docs/operating.md, Who you are)",
         )
     return str(by.identity)
 
