@@ -205,10 +205,10 @@ class Coordinator:
         finally:
             self.leases.remove(claim.token)
 
-    def abandon(self, holding: Holding) -> None:
-        """Leave an attempt behind whose step hangs: it may not send, and stands in nobody's way.
+    def detach(self, holding: Holding) -> None:
+        """Let go of an attempt whose step hangs: it may send nothing more and holds up nobody.
 
-        Nothing is written; `Mover.give_up` is. What the step returns in the end is a late outcome.
+        Writes nothing: call `Mover.give_up`. What the step returns in the end is a late outcome.
         """
         holding.lease.valid_until = LOST
         self.leases.remove(holding.token)

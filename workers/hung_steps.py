@@ -65,11 +65,11 @@ class HungSteps:
         """
         for each in self._coordinator.leases.holdings:
             if each.lease.is_running and now > each.lease.ends_at + GRACE_SECONDS:
-                self._abandon(each)
+                self._detach(each)
         self._tell(now)
 
-    def _abandon(self, hung: Holding) -> None:
-        self._coordinator.abandon(hung)
+    def _detach(self, hung: Holding) -> None:
+        self._coordinator.detach(hung)
         self._untold.append(hung)
         if not self._replace(hung.thread):
             self.is_stuck = True
