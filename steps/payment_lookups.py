@@ -41,6 +41,9 @@ def look_up_authorization(ctx: Context, reference: str | None) -> Found | NotLan
         return NotLanded(f"no payment {reference}")
     if _is_anothers(ctx, payment):
         return CannotTell(f"{payment.reference} was opened under another key than this step's")
+    ours = _still_open_under_our_key(ctx, payment)
+    if ours is not None:
+        return CannotTell(f"our own key opened {ours.reference} as well, which is {ours.status}")
     is_held = payment.status.holds_money and not payment.refunded.minor
     return Found(
         theirs=_standing(payment, payment.amount.minor, HELD if is_held else payment.status.value),
@@ -132,6 +135,16 @@ def _is_anothers(ctx: Context, payment: ChargeResult) -> bool:
     Of this installation or of another on the same account, whose orders may bear the same numbers.
     """
     return payment.key != ctx.step_key and is_derived(payment.key)
+
+
+def _still_open_under_our_key(ctx: Context, payment: ChargeResult) -> ChargeResult | None:
+    """What the step's own key opened beside `payment` and still may cost: a person chooses then."""
+    if payment.key == ctx.step_key:
+        return None
+    ours = find_payment(ctx, key=ctx.step_key)
+    if ours is None or not (ours.status.holds_money or ours.status is ChargeStatus.REQUIRES_ACTION):
+        return None
+    return ours
 
 
 def _stands(payment: ChargeResult) -> str:

@@ -51,6 +51,9 @@ def look_up_shipment(
         return NotLanded(f"no parcel {reference}")
     if found[0].key != ctx.step_key and is_derived(found[0].key):
         return CannotTell(f"{reference} was handed over under another key than this step's")
+    ours_too = None if found[0].key == ctx.step_key else _find(ctx, _carrier(ctx))
+    if ours_too is not None:
+        return CannotTell(f"our own key had {ours_too.reference} fetched as well")
     theirs = Standing(order=found[0].order_reference, status="accepted")
     ours = Standing(order=ctx.payload.order_id, status="accepted")
     if theirs != ours:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -594,6 +595,41 @@ def test_a_parcel_that_another_saga_handed_over_is_no_evidence(
     found = look_up_shipment(order.context("create_shipment"), sent.reference)
 
     assert isinstance(found, CannotTell)
+
+
+def test_a_parcel_by_hand_is_no_evidence_beside_one_under_our_key(
+    order: Order, resources: Resources
+) -> None:
+    carrier, ctx = resources.get(Carrier), order.context("create_shipment")  # type: ignore[type-abstract]
+    sent = [
+        carrier.create_shipment(
+            ShipmentRequest(order_reference=order.id), key=key, timeout_seconds=5
+        )
+        for key in (ctx.step_key, f"by-hand-{order.id}")
+    ]
+
+    assert isinstance(look_up_shipment(ctx, sent[1].reference), CannotTell)
+
+
+@pytest.mark.parametrize("token", ["tok_ok", "tok_challenge"])
+def test_a_payment_by_hand_is_no_evidence_beside_one_under_our_key(
+    order: Order, gateway: SandboxGateway, token: str
+) -> None:
+    """Else the one whose answer was lost would be taken for settled, and held for ever."""
+    request = ChargeRequest(
+        amount=Money(minor=PRICE, currency="EUR"), token=token, order_reference=order.id
+    )
+    ctx = order.context("authorize_payment")
+    with suppress(AuthenticationRequiredError):
+        gateway.authorize(request, key=ctx.step_key, timeout_seconds=5)
+    by_hand = gateway.authorize(
+        replace(request, token="tok_ok"), key=f"by-hand-{order.id}", timeout_seconds=5
+    )
+
+    found = look_up_authorization(ctx, by_hand.reference)
+
+    assert isinstance(found, CannotTell)
+    assert "our own key opened" in (found.why or "")
 
 
 def test_a_payment_that_a_person_opened_for_the_order_is_evidence(
