@@ -70,6 +70,7 @@ from orchestrator.state import (
     FoldedSaga,
     HeardSignals,
     PendingAssertion,
+    RecordedEffect,
     State,
     StepState,
     Track,
@@ -418,9 +419,18 @@ def _after_undo(step: StepState, track: Track, entry: StepSucceeded) -> StepStat
     given = next((e for e in step.outside if e.seq == track.acts_on and not e.covered), None)
     if entry.undone is False and given is not None:
         return replace(step, undo=replace(track, failures=track.failures + 1))
-    found = entry.reference is not None if given is None else not given.is_open
-    step = replace(step, undone=step.undone or (entry.undone is not False and found))
+    found = given is not None or entry.reference is not None
+    undid = entry.undone is not False and found and _was_an_effect(step, given)
+    step = replace(step, undone=step.undone or undid)
     return covered(step, track, given, entry.reference)
+
+
+def _was_an_effect(step: StepState, given: RecordedEffect | None) -> bool:
+    """Whether what was undone was more than begun; of what a wait did not name nobody knows."""
+    if given is not None:
+        return not given.is_open
+    waits = step.forward.waited or isinstance(step.forward.last, StepWaiting)
+    return bool(step.effects) or not waits
 
 
 def _after_probe(
@@ -446,7 +456,8 @@ def _after_undo_probe(step: StepState, asking: Track, entry: StepProbed) -> Step
         given = next(
             (e for e in step.outside if e.seq == step.undo.acts_on and not e.covered), None
         )
-        step = replace(step, undo_probe=asking, undone=True)
+        undone = step.undone or _was_an_effect(step, given)
+        step = replace(step, undo_probe=asking, undone=undone)
         return covered(step, step.undo, given, entry.reference)
     if entry.landed is None:
         return replace(step, undo_probe=replace(asking, failures=asking.failures + 1))
@@ -506,7 +517,7 @@ def _on_settled(state: FoldedSaga, recorded: Recorded, entry: StepSettled) -> Fo
             return _with_step(state, entry.step, step)
         given = state.effect_to_undo(entry.step)
         track = replace(track, started_seq=recorded.seq)
-        undone = step.undone or given is None or not given.is_open
+        undone = step.undone or _was_an_effect(step, given)
         step = covered(replace(step, undone=undone), track, given, entry.reference)
         return _with_step(state, entry.step, step)
     attempt = entry.attempt or step.forward.attempts

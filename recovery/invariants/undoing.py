@@ -47,6 +47,7 @@ class Account:
         ran: attempts whose function was called.
         undo_began: the seq of the latest attempt to undo.
         undone_at: the seq at which the latest undo that really undid something began.
+        waits_unnamed: the step waited for something that the log has no name of.
         was_undone: a compensation, its own or another step's, has answered for the step.
     """
 
@@ -63,6 +64,7 @@ class Account:
     ran: int = 0
     undo_began: int = 0
     undone_at: int = 0
+    waits_unnamed: bool = False
     was_undone: bool = False
 
     def intended(self, seq: int, entry: StepStarted) -> None:
@@ -102,6 +104,12 @@ class Account:
             case StepSettled():
                 return 1 + len(self.settled)
 
+    def waits(self, seq: int, reference: str | None) -> None:
+        """Note what a wait was told of; nobody knows whether what it did not name took effect."""
+        self.waits_unnamed = reference is None
+        if reference is not None:
+            self.began(seq, reference)
+
     def began(self, seq: int, reference: str) -> None:
         """Note what a wait was told of: it may take effect yet, so it counts as an effect."""
         if reference not in self.references:
@@ -111,6 +119,7 @@ class Account:
 
     def succeeded(self, seq: int, entry: StepSucceeded) -> None:
         """Note the step's own success, which accounts for what it had waited for."""
+        self.waits_unnamed = False
         self._accounts_for(self.begun)
         self.landed(seq, entry)
 
@@ -129,7 +138,7 @@ class Account:
         known = bool(self.effects) and self.effects[0][0] < self.undo_began
         if known and not said_so:
             return
-        is_effect = reference is not None
+        is_effect = reference is not None and not self.waits_unnamed
         if known:
             undone = self.effects.pop(0)
             self.taken_back.append((*undone, reference))
@@ -186,8 +195,8 @@ def _accounts(entries: Iterable[Recorded]) -> dict[str, Account]:
                 of(intent.step).intended(recorded.seq, intent)
             case StepReleased(direction=Direction.FORWARD, step=step):
                 of(step).ran -= 1
-            case StepWaiting(direction=Direction.FORWARD, step=step, reference=str() as reference):
-                of(step).began(recorded.seq, reference)
+            case StepWaiting(direction=Direction.FORWARD, step=step, reference=reference):
+                of(step).waits(recorded.seq, reference)
             case StepSucceeded(direction=Direction.FORWARD, step=step) as success:
                 of(step).succeeded(recorded.seq, success)
             case (

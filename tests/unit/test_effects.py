@@ -18,7 +18,7 @@ from orchestrator.keys import forward_key, key_of, step_key
 from orchestrator.keys import undo_key as undo_key_on
 from orchestrator.state import State
 from recovery.invariants.undoing import left_undone
-from tests.histories import COMPENSATE, FORWARD, PROBE, History, doing, nothing, saga
+from tests.histories import COMPENSATE, FORWARD, PROBE, PROBE_UNDO, History, doing, nothing, saga
 
 HELD = saga(doing("authorize", undone_by="capture"), doing("capture"), doing("thank"))
 PAY = doing("pay", probe=nothing, timeout=timedelta(seconds=5))
@@ -79,6 +79,25 @@ def test_calling_off_what_was_only_begun_spares_nothing_before_it() -> None:
     assert history.wants == ["undo authorize#1"]
     assert left_undone(history.log, HELD.steps) == ["authorize"]
     assert history.undoes("authorize").visible is State.COMPENSATED
+
+
+def test_calling_off_what_a_wait_did_not_name_spares_nothing_before_it() -> None:
+    history = History(HELD).succeeds("authorize", reference="a-1")
+    history.waits("capture", "captured", decisive=True, hours=1).cancelled()
+    history.succeeds("capture", direction=COMPENSATE, reference="c-1")
+    assert history.wants == ["undo authorize#1"]
+    assert left_undone(history.log, HELD.steps) == ["authorize"]
+    assert history.undoes("authorize").visible is State.COMPENSATED
+
+
+def test_that_a_probe_found_called_off_what_was_only_begun_spares_nothing_before_it() -> None:
+    capture = doing("capture", undo_probe=nothing)
+    history = History(saga(doing("authorize", undone_by="capture"), capture, doing("thank")))
+    history.succeeds("authorize", reference="a-1")
+    history.waits("capture", "captured", reference="c-1", decisive=True, hours=1).cancelled()
+    history.unknown("capture", COMPENSATE, is_kept=True)
+    history.probed("capture", PROBE_UNDO, landed=True, reference="c-1")
+    assert history.wants == ["undo authorize#1"]
 
 
 def test_the_judge_of_logs_does_not_take_a_second_effect_for_spared() -> None:
