@@ -21,7 +21,8 @@ from typing import Any
 from orchestrator.definition import SagaDefinition
 from steps.payload import CheckoutPayload
 from tests.histories import Order
-from tests.simulation.shapes import SHAPES, paying, random_shape
+from tests.simulation.profiles import PROFILES, Profile
+from tests.simulation.shapes import SHAPES, paying, random_shape, sparing_shapes
 from tests.simulation.walk import Clock, Engine, Walked, virtual_time, walked
 
 BATCH = 500
@@ -90,11 +91,13 @@ def walk_batch(seed: int, first: int, last: int) -> Tally:
     return tally
 
 
-def _shape(seed: int, number: int) -> tuple[SagaDefinition[Any], Any, Random]:
+def _shape(seed: int, number: int) -> tuple[SagaDefinition[Any], Any, Random, Profile]:
     rng = Random(f"{seed}/{number}")  # noqa: S311 - it has to be repeatable
+    profile = PROFILES[number // 2 % len(PROFILES)]
     if number % 2:
-        return paying(), ORDER, rng
-    return random_shape(rng.randrange(SHAPES)), Order(), rng
+        return paying(), ORDER, rng, profile
+    shapes = sparing_shapes() if profile.spares else range(SHAPES)
+    return random_shape(rng.choice(shapes)), Order(), rng, profile
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ what they answered, is the truth that a saga's end is judged by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from random import Random
@@ -40,25 +40,40 @@ from steps.money import Money
 
 T = TypeVar("T")
 
+HALF = 0.5
 HELD = frozenset({ChargeStatus.AUTHORIZED, ChargeStatus.CAPTURED})
 
 
 @dataclass(slots=True)
 class Trouble:
-    """Which faults there still are. `beyond`: of more than the contract allows, too."""
+    """Which faults there still are, and what was done that must never be.
+
+    Args:
+        rate: how often something happens, whatever it is.
+        beyond: more happens than the contract allows, too.
+        likely: how often these happen, besides.
+    """
 
     rng: Random
     rate: float
     beyond: bool = False
+    likely: Mapping[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    wrongs: list[str] = field(default_factory=list)
 
     def strikes(self, *kinds: str) -> str | None:
         """Return the fault that happens now, or None."""
-        if self.rng.random() >= self.rate:
-            return None
-        kind = self.rng.choice(kinds)
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+        kind = self._likely(kinds)
+        if kind is None and self.rng.random() < self.rate:
+            kind = self.rng.choice(kinds)
+        if kind is not None:
+            self.counts[kind] = self.counts.get(kind, 0) + 1
         return kind
+
+    def _likely(self, kinds: Sequence[str]) -> str | None:
+        if not self.rate or not self.likely:
+            return None
+        return next((e for e in kinds if self.rng.random() < self.likely.get(e, 0.0)), None)
 
     def lag(self, most: timedelta) -> timedelta:
         """Return how long a lookup does not show what was just done."""
@@ -86,14 +101,18 @@ class OtherSide:
         self.news: list[str] = []
         self.cut_until: dict[str, datetime] = {}
         self.hidden: set[str] = set()
+        self.requested: set[str] = set()
+        self.acted: set[str] = set()
+        self.settled: set[str] = set()
         self._kept: dict[str, Kept] = {}
 
     def asked(self, key: str, act: Callable[[], T], *, may_keep_failure: bool = True) -> T:
         """Answer a request for an effect: once per key, whatever becomes of the answer."""
+        self.requested.add(key)
         if self.now() < self.cut_until.get(key, self.now()):
             raise GatewayTimeoutError("the request is under way")
         if key in self.hidden and key not in self._kept:
-            act_quietly(act)
+            self._acts(key, act)
             self._kept[key] = Kept(_raising(_kept_500))
         fault = self.trouble.strikes(
             "refused", "rate_limited", "request_lost", "answer_lost", "kept_500", "kept_500_after"
@@ -107,41 +126,47 @@ class OtherSide:
         keeps_500 = fault in ("kept_500", "kept_500_after") and may_keep_failure
         if keeps_500 and key not in self._kept:
             if fault == "kept_500_after":
-                act_quietly(act)
+                self._acts(key, act)
             self._kept[key] = Kept(_raising(_kept_500))
         if key not in self._kept:
-            self._kept[key] = Kept(answer_of(act))
+            self._kept[key] = Kept(self._acts(key, act))
         answer: T
         if fault == "answer_lost":
             raise GatewayTimeoutError("the answer was lost")
         answer = self._kept[key].answer()
         return answer
 
+    def _acts(self, key: str, act: Callable[[], T]) -> Callable[[], T]:
+        """Do it now, and return what gives the same answer, or error, each time."""
+        try:
+            answer = act()
+        except (Terminal, OutcomeUnknown) as refusal:
+            kept = refusal
+            return _raising(lambda: kept)
+        except Wait as wait:
+            begun = wait
+            self._has_acted(key)
+            return _raising(lambda: begun)
+        self._has_acted(key)
+        return lambda: answer
+
+    def _has_acted(self, key: str) -> None:
+        self.acted.add(key)
+        if key in self.settled:
+            self.trouble.wrongs.append(f"{key} took effect after it was settled as not landed")
+
     def lag(self, key: str, most: timedelta) -> timedelta:
         """Return how long a lookup by that key does not show what was done now."""
         return timedelta(hours=2) if key in self.hidden else self.trouble.lag(most)
+
+    def named_from(self, shown_at: datetime) -> datetime:
+        """Return from when on it is found by its reference: at once, says the contract."""
+        return shown_at if self.trouble.beyond and self.trouble.rng.random() < HALF else self.now()
 
     def looked_up(self) -> None:
         """Raise when a question gets no answer."""
         if self.trouble.strikes("lookup_fails") is not None:
             raise LookupFailedError("no answer")
-
-
-def answer_of(act: Callable[[], T]) -> Callable[[], T]:
-    """Do it now, and return what gives the same answer, or error, each time."""
-    try:
-        answer = act()
-    except (Terminal, OutcomeUnknown, Wait) as refusal:
-        kept = refusal
-        return _raising(lambda: kept)
-    return lambda: answer
-
-
-def act_quietly(act: Callable[[], Any]) -> None:
-    try:
-        act()
-    except (Terminal, OutcomeUnknown, Wait):
-        return
 
 
 def _raising(error: Callable[[], Exception]) -> Callable[[], Any]:
@@ -167,6 +192,7 @@ class Payments(OtherSide):
         super().__init__(trouble, clock)
         self.payments: dict[str, ChargeResult] = {}
         self._shown_at: dict[str, datetime] = {}
+        self._named_from: dict[str, datetime] = {}
 
     @property
     def capabilities(self) -> GatewayCapabilities:
@@ -201,7 +227,9 @@ class Payments(OtherSide):
             method=request.method,
         )
         self.payments[reference] = payment
-        self._shown_at[reference] = self.now() + self.lag(key, self.LAG)
+        shown_at = self.now() + self.lag(key, self.LAG)
+        self._shown_at[reference] = shown_at
+        self._named_from[reference] = self.named_from(shown_at)
         self.news.append(reference)
         if status is ChargeStatus.DECLINED:
             raise CardDeclinedError("no", decisive=True)
@@ -273,9 +301,10 @@ class Payments(OtherSide):
     ) -> Sequence[ChargeResult]:
         del order_reference, timeout_seconds
         self.looked_up()
-        if reference is not None:  # only lookups by key go through an index that lags
-            return [self.payments[reference]] if reference in self.payments else []
         now = self.now()
+        if reference is not None:
+            known = reference in self.payments and self._named_from[reference] <= now
+            return [self.payments[reference]] if known else []
         return [
             each
             for each in self.payments.values()
@@ -330,6 +359,7 @@ class Deed:
     state: str
     shown_at: datetime
     within: str | None = None
+    undone_shown_at: datetime | None = None
 
     @property
     def stands(self) -> bool:
@@ -346,11 +376,17 @@ class Deeds(OtherSide):
         super().__init__(trouble, clock)
         self.deeds: dict[str, Deed] = {}
         self.declines: str | None = None  # every request of this step
+        self.is_stubborn = False  # keeps a failure of every undo
+        self._named_from: dict[str, datetime] = {}
+
+    @property
+    def standing(self) -> list[Deed]:
+        return [each for each in self.deeds.values() if each.stands]
 
     def act(self, ctx: StepContext[Any], named: bool, lag: timedelta, within: str | None) -> Effect:
         """Do the step's deed. Without a name the answer does not tell which deed it was."""
-        if ctx.waited and ctx.reference is not None:
-            return self._after_the_wait(ctx, named)
+        if ctx.waited:
+            return self._after_the_wait(ctx)
         deed: Deed = self.asked(ctx.idempotency_key, lambda: self._do(ctx, named, lag, within))
         return _told(deed)
 
@@ -358,7 +394,7 @@ class Deeds(OtherSide):
         fault = self.trouble.strikes("declined", "challenged")
         if fault == "declined" or ctx.step == self.declines:
             raise Terminal("declined", decisive=True)
-        state = "opened" if fault == "challenged" and named else "done"
+        state = "opened" if fault == "challenged" else "done"
         reference = f"{ctx.step}-{len(self.deeds) + 1}"
         self.deeds[reference] = Deed(
             step=ctx.step,
@@ -369,19 +405,20 @@ class Deeds(OtherSide):
             shown_at=self.now() + self.lag(ctx.idempotency_key, lag),
             within=within,
         )
+        self._named_from[reference] = self.named_from(self.deeds[reference].shown_at)
         self.news.append(reference)
         if state == "opened":
             until = ctx.now + timedelta(minutes=15)
-            raise Wait(SIGNAL, until, decisive=True, reference=reference)
+            raise Wait(SIGNAL, until, decisive=True, reference=reference if named else None)
         return self.deeds[reference]
 
-    def _after_the_wait(self, ctx: StepContext[Any], named: bool) -> Effect:
-        del named
-        self.looked_up()
-        deed = self.deeds[ctx.reference or ""]
+    def _after_the_wait(self, ctx: StepContext[Any]) -> Effect:
+        deed = self._begun(ctx)
+        if deed is None:
+            raise OutcomeUnknown("what was begun is not found")
         if deed.state == "opened" and ctx.signalled:
             until = ctx.now + timedelta(minutes=15)
-            raise Wait(SIGNAL, until, decisive=True, reference=deed.reference)
+            raise Wait(SIGNAL, until, decisive=True, reference=ctx.reference)
         if deed.state != "done":
             raise Terminal("not answered", decisive=True)
         return _told(deed)
@@ -392,41 +429,64 @@ class Deeds(OtherSide):
             self.deeds[reference].state = "done" if passed else "failed"
             self.news.append(reference)
 
-    def undo(self, ctx: StepContext[Any]) -> Effect | NothingThere | NotLanded:
+    def undo(
+        self, ctx: StepContext[Any], lag: timedelta, *, may_keep_failure: bool
+    ) -> Effect | NothingThere | NotLanded:
         """Take the effect back, known or found under the key that did it."""
-        if ctx.effect is not None and ctx.effect.reference is not None:
-            deed: Deed | None = self.deeds[ctx.effect.reference]
-        else:
-            deed = self._under(ctx.step_key)
+        deed = self._given(ctx)
         if deed is None:
             return NotLanded()
-        found = deed
-        self.asked(ctx.idempotency_key, lambda: self._undo(found), may_keep_failure=False)
+        found, key = deed, ctx.idempotency_key
+        if self.is_stubborn and may_keep_failure:
+            raise _kept_500()
+        shown_after = self.lag(key, lag)
+        self.asked(key, lambda: self._undo(found, shown_after), may_keep_failure=may_keep_failure)
         return Effect(reference=f"undo-{found.reference}")
 
-    def _undo(self, deed: Deed) -> None:
+    def _given(self, ctx: StepContext[Any]) -> Deed | None:
+        """What an undo, or its probe, is about."""
+        if ctx.effect is not None and ctx.effect.reference is not None:
+            return self.deeds[ctx.effect.reference]
+        return self._under(ctx.step_key)
+
+    def _undo(self, deed: Deed, shown_after: timedelta) -> None:
         if self._stands_within(deed.reference):
             raise Terminal("taken by a later step, which must be undone")
         if deed.state in ("done", "opened"):
             deed.state = "undone"
+            deed.undone_shown_at = self.now() + shown_after
         if deed.within is not None and not self._stands_within(deed.within):
             self.deeds[deed.within].state = "undone"
 
     def _stands_within(self, reference: str) -> bool:
         return any(each.stands and each.within == reference for each in self.deeds.values())
 
+    def probe_undo(self, ctx: StepContext[Any]) -> Effect | NotLanded | CannotTell:
+        """Tell whether the step's deed is undone."""
+        self.looked_up()
+        deed = self._given(ctx)
+        if deed is None:
+            return CannotTell("it is not found")
+        is_shown = deed.undone_shown_at is None or deed.undone_shown_at <= self.now()
+        if deed.state in ("undone", "failed") and is_shown:
+            return Effect(reference=f"undo-{deed.reference}")
+        return NotLanded(deed.state)
+
     def probe(self, ctx: StepContext[Any]) -> Effect | NotLanded | CannotTell:
         """Tell whether the step's deed was done under its key."""
-        if ctx.reference is not None:
-            self.looked_up()
-            deed: Deed | None = self.deeds[ctx.reference]
-        else:
-            deed = self._under(ctx.step_key)
+        deed = self._begun(ctx)
         if deed is None or deed.state == "failed":
             return NotLanded()
         if deed.state == "done":
             return _told(deed)
         return CannotTell(deed.state)
+
+    def _begun(self, ctx: StepContext[Any]) -> Deed | None:
+        if ctx.reference is None:
+            return self._under(ctx.step_key)
+        self.looked_up()
+        is_found = self._named_from[ctx.reference] <= self.now()
+        return self.deeds[ctx.reference] if is_found else None
 
     def _under(self, key: str) -> Deed | None:
         self.looked_up()

@@ -23,23 +23,30 @@ TIMEOUT = timedelta(seconds=20)
 SHAPES = 200
 
 
-def acting(name: str, *, named: bool = True, within: str | None = None, **options: Any) -> Step:
-    """A step that does a deed and takes it back."""
+def acting(
+    name: str, *, named: bool = True, within: str | None = None, asks: bool = False, **options: Any
+) -> Step:
+    """A step that does a deed and takes it back; `asks`: whether that is settled by a probe."""
 
     def run(ctx: StepContext[Any]) -> Effect:
         taken = None if within is None else (ctx.results.get(within) or {}).get("deed")
         return ctx.resource(Deeds).act(ctx, named, options.get("lag", LAG), taken)
 
     def undo(ctx: StepContext[Any]) -> Any:
-        return ctx.resource(Deeds).undo(ctx)
+        return ctx.resource(Deeds).undo(ctx, options.get("lag", LAG), may_keep_failure=asks)
 
     def probe(ctx: StepContext[Any]) -> Any:
         return ctx.resource(Deeds).probe(ctx)
+
+    def probe_undo(ctx: StepContext[Any]) -> Any:
+        return ctx.resource(Deeds).probe_undo(ctx)
 
     known: dict[str, Any] = {"retry": QUICK, "undo_retry": PATIENT, "probe_retry": PATIENT}
     known |= {"timeout": TIMEOUT, "lag": LAG, "key_life": timedelta(hours=24), "probe": probe}
     if not {"pivot", "retriable", "no_compensation"} & set(options):
         known["compensation"] = undo
+        if asks:
+            known["undo_probe"] = probe_undo
     return step(name, run, **known, **options)
 
 
@@ -80,7 +87,7 @@ def random_shape(number: int) -> SagaDefinition[Order]:
     pivot_at = rng.choice([None, rng.randrange(count)])
     steps: list[Step] = []
     for place in range(count):
-        options: dict[str, Any] = {"named": rng.random() < 0.7}
+        options: dict[str, Any] = {"named": rng.random() < 0.7, "asks": rng.random() < 0.5}
         if branching and place > 0:
             options["after"] = _after(rng, steps, place, pivot_at)
         if pivot_at is not None and place == pivot_at:
@@ -98,6 +105,12 @@ def random_shape(number: int) -> SagaDefinition[Order]:
         deadline=rng.choice([None, None, timedelta(minutes=5)]),
         steps=steps,
     )
+
+
+@cache
+def sparing_shapes() -> list[int]:
+    """Return which random shapes have a step that a later step's undo undoes too."""
+    return [n for n in range(SHAPES) if any(e.undone_by for e in random_shape(n).steps)]
 
 
 def _after(rng: Random, steps: list[Step], place: int, pivot_at: int | None) -> list[str]:

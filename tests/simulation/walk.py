@@ -43,9 +43,11 @@ from orchestrator.entries import (
     Recorded,
     SagaCompensated,
     SagaCompleted,
+    SagaParked,
     SagaStarted,
     SagaUnparked,
     SignalReceived,
+    StepFailed,
     StepSettled,
     StepStarted,
     StepSucceeded,
@@ -71,7 +73,16 @@ from steps.webhooks.weighing import (
     weigh,
 )
 from tests.histories import MORNING
-from tests.simulation.other_side import SIGNAL, Deed, Deeds, Payments, Trouble
+from tests.simulation.other_side import (
+    HELD,
+    SIGNAL,
+    Deed,
+    Deeds,
+    OtherSide,
+    Payments,
+    Trouble,
+)
+from tests.simulation.profiles import Profile
 
 MAX_EVENTS = 600
 LEASE = timedelta(seconds=15)
@@ -169,14 +180,20 @@ class Walk:
     """One saga in one world."""
 
     def __init__(
-        self, engine: Engine, definition: SagaDefinition[Any], payload: Any, rng: Random
+        self,
+        engine: Engine,
+        definition: SagaDefinition[Any],
+        payload: Any,
+        rng: Random,
+        profile: Profile,
     ) -> None:
         self.rng = rng
         self.definition = definition
         self.clock = engine.clock
         self.clock.now = MORNING
-        beyond = rng.random() < 0.4
-        self.trouble = Trouble(rng=rng, rate=rng.choice([0.05, 0.15, 0.4]), beyond=beyond)
+        beyond = rng.random() < profile.beyond
+        rate = rng.choice([0.05, 0.15, 0.4])
+        self.trouble = Trouble(rng=rng, rate=rate, beyond=beyond, likely=profile.likely)
         self.payments = Payments(self.trouble, lambda: self.clock.now)
         self.deeds = Deeds(self.trouble, lambda: self.clock.now)
         self.coordinator = engine.coordinator(definition, self.payments, self.deeds)
@@ -191,9 +208,12 @@ class Walk:
         self._asked = 0
         self._reconciled = False
         self._weighed: dict[str, int] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._told_of_answer: set[str] = set()
+        self.deeds.is_stubborn = rng.random() < profile.stubborn
         outside = [each.name for each in definition.steps if not each.read_only]
         last = definition.steps[-1]
-        if rng.random() < 0.3 and last.kind is not Kind.RETRIABLE:
+        if rng.random() < profile.declines and last.kind is not Kind.RETRIABLE:
             self.deeds.declines = last.name
         spared = [each.name for each in definition.steps if each.undone_by]
         some = spared if spared and rng.random() < 0.5 else outside
@@ -206,7 +226,7 @@ class Walk:
                 else definition.deadline.total_seconds(),
             )
         )
-        if rng.random() < 0.2:
+        if rng.random() < profile.cancels:
             self._soon(rng.choice([120, 600]), self._cancels)
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -222,6 +242,8 @@ class Walk:
             if self.clock.now >= self.calm_at:
                 self.trouble.rate = 0.0
             happens()
+            if self.trouble.wrongs:
+                raise ViolationError(self.trouble.wrongs[0])
             self._check_told()
         else:
             raise ViolationError(f"no end after {MAX_EVENTS} events")
@@ -230,6 +252,7 @@ class Walk:
         if self.rng.random() < REPLAYED and replay(self.log) != self.state:
             raise ViolationError("the log folds to another state")
         self._judge_end()
+        self._judge_left_open()
 
     def _goes_on(self) -> bool:
         """With nothing left to happen: what is still true outside is told, and a person answers."""
@@ -265,6 +288,7 @@ class Walk:
     def _look(self) -> None:
         self.decision = decide(self.definition, self.state, self.clock.now, "seed")
         for entry in self.decision.entries:
+            self._judge_decision(entry)
             seq = len(self.log) + 1
             self.log.append(Recorded(seq=seq, at=self.clock.now, entry=entry))
         self.state = self.decision.state
@@ -301,9 +325,11 @@ class Walk:
         runs = [(run.step, run.direction.value, run.attempt) for run in self.decision.runs]
         if (name, direction, number) not in runs or self._is_open(name, direction, number):
             return
+        self._judge_wait(name, direction)
         self.records(StepStarted(step=name, direction=direction, attempt=number, owner="me"))
         claim = self._claim(name, direction, number)
         step = self.definition.step(name)
+        self._keys[name, direction] = self._key(claim)
         fates = ["released", "killed_before", "killed_after", "stopped", "slow", "slow"]
         fate = self.trouble.strikes(*fates)
         if name == self.broken and direction == Direction.FORWARD and self.trouble.rate:
@@ -339,8 +365,7 @@ class Walk:
     def _breaks_its_contract(self, claim: Claim) -> None:
         """The other side does what it promised not to: a request that is under way for longer than
         any timeout, or an effect that no lookup shows for longer than its lag."""
-        side = self.deeds if claim.step.name not in PAYING else self.payments
-        key = key_of(claim.state, claim.saga.definition, KEY, claim.step.name, Direction.FORWARD)
+        side, key = self._side(claim.step.name), self._key(claim)
         if self.rng.random() < 0.5:
             self._counts("hidden_beyond_lag")
             side.hidden.add(key)
@@ -393,7 +418,20 @@ class Walk:
 
     def _calls(self, claim: Claim) -> Outcome:
         """The engine's own call of the step's function."""
-        return self.coordinator._call(claim, None)
+        failed_before = self.trouble.counts.get("lookup_fails", 0)
+        outcome = self.coordinator._call(claim, None)
+        if self.trouble.counts.get("lookup_fails", 0) == failed_before:
+            self._judge_waits_anew(outcome)
+        if claim.attempt.direction == Direction.FORWARD and not claim.step.read_only:
+            self._judge_asked(claim, outcome)
+        return outcome
+
+    def _key(self, claim: Claim) -> str:
+        attempt = claim.attempt
+        return key_of(claim.state, self.definition.name, KEY, attempt.step, attempt.direction)
+
+    def _side(self, step: str) -> OtherSide:
+        return self.payments if step in PAYING else self.deeds
 
     def _is_open(self, name: str, direction: str, number: int) -> bool:
         return self.state.step(name).track(direction).open_attempt == number
@@ -452,6 +490,8 @@ class Walk:
         self._look()
 
     def _weigh(self, reference: str) -> None:
+        if self.payments.payments[reference].status is not ChargeStatus.REQUIRES_ACTION:
+            self._told_of_answer.add(reference)
         findings = weigh(self.payments.payments[reference], self.state, self.log)
         for found in findings:
             match found:
@@ -528,6 +568,7 @@ class Walk:
         parked = self.state.parked
         if parked is None:
             return
+        self.deeds.is_stubborn = False
         facts: list[Entry] = []
         if parked.reason in ("unknown", "poison") and self.state.parked_from is State.RUNNING:
             facts = [
@@ -587,6 +628,81 @@ class Walk:
             if step.forward.unsettled and not isinstance(step.forward.last, StepWaiting):
                 raise ViolationError(f"{name} is unknown, nothing settles it and nobody is asked")
 
+    def _judge_asked(self, claim: Claim, outcome: Outcome) -> None:
+        """A step asks for its effect before it looks for it."""
+        key, name = self._key(claim), claim.step.name
+        if isinstance(outcome, StepFailed) or key in self._side(name).requested:
+            return
+        self.trouble.wrongs.append(f"{name} looks for what was never asked for under its key")
+
+    def _judge_wait(self, name: str, direction: str) -> None:
+        """Nobody waits to the end for an answer that a webhook has told of."""
+        step = self.state.step(name)
+        wait = step.forward.last
+        if (
+            name not in PAYING
+            or direction != Direction.FORWARD
+            or not isinstance(wait, StepWaiting)
+        ):
+            return
+        heard = self.state.signals.get(AUTHENTICATED, ())
+        is_told = wait.reference in self._told_of_answer
+        if is_told and len(heard) <= step.signals_used.get(AUTHENTICATED, 0):
+            raise ViolationError(
+                f"{name} waited to the end for {wait.reference}, which was told of"
+            )
+
+    def _judge_waits_anew(self, outcome: Outcome) -> None:
+        """Nobody begins to wait for what a look tells to be over."""
+        if not isinstance(outcome, StepWaiting) or self.trouble.beyond:
+            return
+        payment = self.payments.payments.get(outcome.reference or "")
+        if payment is not None and payment.status is not ChargeStatus.REQUIRES_ACTION:
+            self.trouble.wrongs.append(f"{outcome.step} waits for {outcome.reference}, it is over")
+
+    def _judge_decision(self, entry: Entry) -> None:
+        match entry:
+            case StepSettled(landed=False):
+                self._judge_settled(entry)
+            case SagaParked():
+                for name in entry.steps:
+                    self._judge_question(name)
+            case _:
+                pass
+
+    def _judge_settled(self, entry: StepSettled) -> None:
+        """What is settled as not landed did not land, and never will."""
+        side, key = self._side(entry.step), self._keys[entry.step, entry.direction]
+        strict = not self.trouble.beyond
+        if strict:
+            side.settled.add(key)
+        if entry.direction == Direction.COMPENSATE:
+            if strict and key in side.acted:
+                raise ViolationError(f"the undo of {entry.step} landed, and is settled as not")
+            return
+        for reference in self._stands_under(key):
+            if strict or reference in self._heard_of():
+                raise ViolationError(f"{entry.step} is settled as not landed: {reference}")
+
+    def _stands_under(self, key: str) -> list[str]:
+        """What was done under that key and stands, or may come to."""
+        open_or_held = (*HELD, ChargeStatus.REQUIRES_ACTION)
+        paid = [e.reference for e in self.payments.payments.values() if e.key == key]
+        done = [e.reference for e in self.deeds.deeds.values() if e.key == key]
+        return [
+            *(e for e in paid if self.payments.payments[e].status in open_or_held),
+            *(e for e in done if self.deeds.deeds[e].state in ("opened", "done")),
+        ]
+
+    def _judge_question(self, name: str) -> None:
+        """Nobody is asked what the other side was not asked first."""
+        step, declared = self.state.step(name), self.definition.step(name)
+        acted, asking, probe = step.forward, step.probe, declared.probe
+        if step.undo.unsettled:
+            acted, asking, probe = step.undo, step.undo_probe, declared.undo_probe
+        if acted.unsettled and probe is not None and asking.started_seq < acted.started_seq:
+            raise ViolationError(f"a person is asked of {name}, and its probe was not")
+
     def _is_over(self) -> bool:
         assert self.decision is not None
         return self.decision.visible in TERMINAL | PARKED
@@ -600,12 +716,27 @@ class Walk:
                 continue
             standing = [ref for ref, stands, _ in self._outside(each.name) if stands]
             if not strict:
-                standing = [ref for ref in standing if ref in self._heard_of()]
+                heard_of = self._heard_of()
+                unheard = {e.within for e in self.deeds.standing if e.reference not in heard_of}
+                standing = [ref for ref in standing if ref in heard_of - unheard]
             if self.state.phase is State.COMPENSATED and each.compensation and standing:
                 raise ViolationError(f"compensated, and {each.name} stands: {standing}")
             self._judge_completed(each.name, standing, strict=strict)
         if strict and self.state.phase is State.COMPLETED:
             self._judge_twice()
+
+    def _judge_left_open(self) -> None:
+        """What was begun, and may still take effect, is called off."""
+        if self.state.phase not in (State.COMPLETED, State.COMPENSATED):
+            return
+        paid = self.payments.payments.values()
+        begun = [e.reference for e in paid if e.status is ChargeStatus.REQUIRES_ACTION]
+        undoable = {each.name for each in self.definition.steps if each.compensation}
+        deeds = [each for each in self.deeds.deeds.values() if each.step in undoable]
+        begun += [each.reference for each in deeds if each.state == "opened"]
+        left = sorted(set(begun) & self._heard_of())
+        if left:
+            raise ViolationError(f"{self.state.phase}, and {left} may take effect yet")
 
     def _judge_completed(self, name: str, standing: list[str], *, strict: bool) -> None:
         if self.state.phase is not State.COMPLETED or not strict:
@@ -642,9 +773,11 @@ class Walk:
         return {each for each in found if each is not None}
 
 
-def walked(engine: Engine, shape: SagaDefinition[Any], payload: Any, rng: Random) -> Walked:
+def walked(
+    engine: Engine, shape: SagaDefinition[Any], payload: Any, rng: Random, profile: Profile
+) -> Walked:
     """Walk one saga, and return what became of it."""
-    walk = Walk(engine, shape, payload, rng)
+    walk = Walk(engine, shape, payload, rng, profile)
     violation = None
     try:
         walk.run()
