@@ -65,13 +65,14 @@ ORDER BY s.due_at LIMIT %(limit)s
 # One for each queue is enough to go by; `amends doctor` counts them.
 UNCLAIMED = f"""
 SELECT saga_id, 'unclaimed', due_at FROM (
-    SELECT DISTINCT ON (t.queue) t.saga_id, t.due_at
+    SELECT DISTINCT ON (t.queue) t.saga_id, coalesce(t.put_off_at, t.due_at) AS due_at
     FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
     WHERE coalesce(t.lease_until, t.ring_at)
             <= {_NOW} + make_interval(secs => {NEXT_LOOK_SECONDS})
-        AND t.token IS NULL AND t.due_at <= {_NOW} - make_interval(secs => %(age)s)
+        AND t.token IS NULL
+        AND coalesce(t.put_off_at, t.due_at) <= {_NOW} - make_interval(secs => %(age)s)
         AND {_OF_DEFINITION}
-    ORDER BY t.queue, t.due_at) oldest
+    ORDER BY t.queue, coalesce(t.put_off_at, t.due_at)) oldest
 ORDER BY due_at LIMIT %(limit)s
 """
 

@@ -400,7 +400,7 @@ SELECT EXISTS (SELECT FROM amends.saga_log l
 ENTRIES = f"SELECT {_ENTRIES}"
 
 PUT_OFF = """
-UPDATE amends.attempt t SET rung_count = 0,
+UPDATE amends.attempt t SET rung_count = 0, put_off_at = coalesce(t.put_off_at, t.due_at),
     due_at = clock_timestamp() + make_interval(secs => %(pause)s),
     ring_at = clock_timestamp() + make_interval(secs => %(pause)s)
 WHERE t.saga_id = %(saga_id)s AND t.step = %(step)s AND t.direction = %(direction)s

@@ -167,9 +167,10 @@ attempt = Table(
     Column("owner", Text),
     _instant("lease_until"),
     _instant("timeout_at"),
+    _instant("put_off_at"),
     CheckConstraint("number > 0", name="attempt_number_positive"),
     CheckConstraint(
-        _readable("due_at", "ring_at", "lease_until", "timeout_at"),
+        _readable("due_at", "ring_at", "lease_until", "timeout_at", "put_off_at"),
         name="attempt_moments_readable",
     ),
     CheckConstraint(

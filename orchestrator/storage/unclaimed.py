@@ -19,8 +19,8 @@ COUNTED = 10_000
 SAGAS = 100
 """So many sagas of a queue are named, the longest waiting."""
 
-NEXT_LOOK_SECONDS = 60.0
-"""By then at the latest whatever is due and unclaimed is rung again."""
+NEXT_LOOK_SECONDS = 120.0
+"""By then at the latest whatever is due and unclaimed, or put off, is rung again."""
 
 SEEN_SECONDS = 60.0
 """A process seen so recently serves its queues."""
@@ -29,11 +29,12 @@ _NOW = "(SELECT clock_timestamp())"
 
 UNCLAIMED = f"""
 WITH late AS MATERIALIZED (
-    SELECT t.queue, t.due_at, t.saga_id, s.definition_hash
+    SELECT t.queue, coalesce(t.put_off_at, t.due_at) AS due_at, t.saga_id, s.definition_hash
     FROM amends.attempt t JOIN amends.saga s ON s.id = t.saga_id
     WHERE coalesce(t.lease_until, t.ring_at)
             <= {_NOW} + make_interval(secs => {NEXT_LOOK_SECONDS})
-        AND t.token IS NULL AND t.due_at <= {_NOW} - make_interval(secs => %(age)s)
+        AND t.token IS NULL
+        AND coalesce(t.put_off_at, t.due_at) <= {_NOW} - make_interval(secs => %(age)s)
     LIMIT {COUNTED}
 ), by_queue AS (
     SELECT queue, count(*) AS attempts, min(due_at) AS oldest,

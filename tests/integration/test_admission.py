@@ -21,6 +21,7 @@ from orchestrator.guarding import Breaker, CallPolicy, Guards, NotLetThrough, Ra
 from orchestrator.pauses import not_before
 from orchestrator.state import Track
 from orchestrator.storage.database import Database
+from orchestrator.storage.unclaimed import unclaimed_queues
 from tests.histories import doing, saga
 from tests.integration.engine import Engine, attempt_of, events
 from tests.integration.shared_guards import (  # noqa: F401 - fixtures
@@ -278,6 +279,26 @@ def test_an_attempt_that_is_put_off_leaves_no_entry(engine: Guarded, guards: Sha
     assert rung == 0  # it is a timer again, and rung for to the point
     assert [event for event, _ in heard] == ["attempt.put_off"]
     assert engine.coordinator.claim(attempt) is None
+
+
+def test_an_attempt_that_is_put_off_for_long_is_told_of_like_one_that_nobody_takes(
+    engine: Guarded, guards: SharedGuards
+) -> None:
+    opened(circuit_of(guards))
+    saga_id = at_pay(engine)
+    attempt = attempt_of(engine.bell.messages.popleft())
+    assert engine.coordinator.puts_off("shop", attempt)
+    database = Database(engine.pool)
+    assert unclaimed_queues(database, 60.0) == []
+    engine.sql(
+        "UPDATE amends.attempt SET due_at = clock_timestamp(), "
+        "put_off_at = put_off_at - interval '2 min' RETURNING 1"
+    )
+
+    assert engine.coordinator.puts_off("shop", attempt)
+
+    [queue] = unclaimed_queues(database, 60.0)
+    assert list(queue.sagas) == [saga_id]
 
 
 def test_a_message_too_many_puts_nothing_off(engine: Guarded, guards: SharedGuards) -> None:
