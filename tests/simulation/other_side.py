@@ -101,6 +101,8 @@ class OtherSide:
         self.news: list[str] = []
         self.cut_until: dict[str, datetime] = {}
         self.hidden: set[str] = set()
+        self.whose = "us"
+        self.made_by: dict[str, str] = {}
         self.requested: set[str] = set()
         self.acted: set[str] = set()
         self.settled: set[str] = set()
@@ -158,6 +160,10 @@ class OtherSide:
     def lag(self, key: str, most: timedelta) -> timedelta:
         """Return how long a lookup by that key does not show what was done now."""
         return timedelta(hours=2) if key in self.hidden else self.trouble.lag(most)
+
+    def is_ours(self, reference: str) -> bool:
+        """Whether the installation that walks now has made it."""
+        return self.made_by[reference] == self.whose
 
     def named_from(self, shown_at: datetime) -> datetime:
         """Return from when on it is found by its reference: at once, says the contract."""
@@ -227,6 +233,7 @@ class Payments(OtherSide):
             method=request.method,
         )
         self.payments[reference] = payment
+        self.made_by[reference] = self.whose
         shown_at = self.now() + self.lag(key, self.LAG)
         self._shown_at[reference] = shown_at
         self._named_from[reference] = self.named_from(shown_at)
@@ -236,6 +243,10 @@ class Payments(OtherSide):
         if status is ChargeStatus.REQUIRES_ACTION:
             raise AuthenticationRequiredError("challenge", challenge_url="x", reference=reference)
         return payment
+
+    @property
+    def ours(self) -> list[ChargeResult]:
+        return [each for name, each in self.payments.items() if self.is_ours(name)]
 
     def answers_challenge(self, reference: str, *, passed: bool) -> None:
         """The payer has passed the challenge, or not; too late once it was called off."""
@@ -380,8 +391,12 @@ class Deeds(OtherSide):
         self._named_from: dict[str, datetime] = {}
 
     @property
+    def ours(self) -> list[Deed]:
+        return [each for name, each in self.deeds.items() if self.is_ours(name)]
+
+    @property
     def standing(self) -> list[Deed]:
-        return [each for each in self.deeds.values() if each.stands]
+        return [each for each in self.ours if each.stands]
 
     def act(self, ctx: StepContext[Any], named: bool, lag: timedelta, within: str | None) -> Effect:
         """Do the step's deed. Without a name the answer does not tell which deed it was."""
@@ -405,6 +420,7 @@ class Deeds(OtherSide):
             shown_at=self.now() + self.lag(ctx.idempotency_key, lag),
             within=within,
         )
+        self.made_by[reference] = self.whose
         self._named_from[reference] = self.named_from(self.deeds[reference].shown_at)
         self.news.append(reference)
         if state == "opened":

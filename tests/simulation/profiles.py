@@ -16,6 +16,8 @@ class Profile:
         declines: how likely the other side is to refuse the last step.
         beyond: how likely the world is to break its contract.
         stubborn: how likely the other side is to keep a failure for every key of an undo.
+        lies: how likely an operator is to lie.
+        is_shared: another installation has walked a saga of the same key there before.
         spares: every saga has a step that a later step's undo undoes too.
     """
 
@@ -26,6 +28,8 @@ class Profile:
     beyond: float = 0.4
     stubborn: float = 0.0
     spares: bool = False
+    lies: float = 0.0
+    is_shared: bool = False
 
 
 ANY = Profile(name="any")
@@ -49,4 +53,15 @@ SECONDS = Profile(
     beyond=0.9,
     spares=True,
 )
-PROFILES = (ANY, WAITS, UNDOS, SECONDS)
+LIARS = Profile(
+    name="liars",
+    likely={"lookup_fails": 0.8, "kept_500": 0.1, "kept_500_after": 0.2, "answer_lost": 0.2},
+    declines=0.5,
+    beyond=0.0,
+    stubborn=0.3,
+    lies=0.8,
+)
+SHARED = Profile(name="two installations", beyond=0.0, is_shared=True)
+CALM = Profile(name="calm", cancels=0.0, declines=0.0, beyond=0.0)
+_MOST = (WAITS, UNDOS, SECONDS)
+PROFILES = (ANY, *_MOST, LIARS, *_MOST, SHARED, *_MOST)

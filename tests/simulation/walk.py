@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from random import Random
@@ -61,7 +61,8 @@ from orchestrator.outcomes import told
 from orchestrator.state import PARKED, TERMINAL, FoldedSaga, State
 from orchestrator.state_machine import Decision, decide
 from orchestrator.storage.database import Database, create_engine
-from orchestrator.storage.rows import AttemptId, SagaRow
+from orchestrator.storage.rows import AttemptId, SagaRow, Snapshot
+from recovery.operator.cases import Case
 from steps.gateways.payment import ChargeStatus, PaymentGateway
 from steps.payment import AUTHENTICATED
 from steps.webhooks.weighing import (
@@ -73,6 +74,7 @@ from steps.webhooks.weighing import (
     weigh,
 )
 from tests.histories import MORNING
+from tests.simulation.liars import CONFIRMERS, LIAR, confirmation, lie, said
 from tests.simulation.other_side import (
     HELD,
     SIGNAL,
@@ -82,7 +84,7 @@ from tests.simulation.other_side import (
     Payments,
     Trouble,
 )
-from tests.simulation.profiles import Profile
+from tests.simulation.profiles import CALM, Profile
 
 MAX_EVENTS = 600
 LEASE = timedelta(seconds=15)
@@ -186,19 +188,23 @@ class Walk:
         payload: Any,
         rng: Random,
         profile: Profile,
+        beside: Walk | None = None,
     ) -> None:
+        """`beside`: the walk of another installation in the same world."""
+        self.profile = profile
         self.rng = rng
         self.definition = definition
         self.clock = engine.clock
-        self.clock.now = MORNING
+        self.began_at = MORNING if beside is None else self.clock.now
+        self.clock.now = self.began_at
         beyond = rng.random() < profile.beyond
         rate = rng.choice([0.05, 0.15, 0.4])
         self.trouble = Trouble(rng=rng, rate=rate, beyond=beyond, likely=profile.likely)
-        self.payments = Payments(self.trouble, lambda: self.clock.now)
-        self.deeds = Deeds(self.trouble, lambda: self.clock.now)
+        self.payments, self.deeds = self._world(beside)
+        self.theirs = self._others()
         self.coordinator = engine.coordinator(definition, self.payments, self.deeds)
         self.pace = rng.choice([20, 20, 300])
-        self.calm_at = MORNING + timedelta(seconds=rng.choice([30, 120, 600, 3000]))
+        self.calm_at = self.began_at + timedelta(seconds=rng.choice([30, 120, 600, 3000]))
         self.log: list[Recorded] = []
         self.state = FoldedSaga()
         self.decision: Decision | None = None
@@ -221,6 +227,7 @@ class Walk:
         self.records(
             SagaStarted(
                 payload=payload.model_dump(mode="json"),
+                installation=self.payments.whose if profile.is_shared or beside else None,
                 deadline_seconds=None
                 if definition.deadline is None
                 else definition.deadline.total_seconds(),
@@ -228,6 +235,21 @@ class Walk:
         )
         if rng.random() < profile.cancels:
             self._soon(rng.choice([120, 600]), self._cancels)
+
+    def _world(self, beside: Walk | None) -> tuple[Payments, Deeds]:
+        if beside is None:
+            now = lambda: self.clock.now  # noqa: E731 - it is one for both
+            return Payments(self.trouble, now), Deeds(self.trouble, now)
+        for each in (beside.payments, beside.deeds):
+            each.trouble, each.whose = self.trouble, "them"
+        return beside.payments, beside.deeds
+
+    def _others(self) -> list[Any]:
+        """How everything stands that another installation has made."""
+        sides = (self.payments, self.deeds)
+        made: dict[str, Any] = {**self.payments.payments, **self.deeds.deeds}
+        theirs = [name for side in sides for name in side.made_by if not side.is_ours(name)]
+        return [(name, getattr(made[name], "status", None) or made[name].state) for name in theirs]
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -253,6 +275,8 @@ class Walk:
             raise ViolationError("the log folds to another state")
         self._judge_end()
         self._judge_left_open()
+        if self._others() != self.theirs:
+            raise ViolationError(f"another installation's: {self.theirs}, now {self._others()}")
 
     def _goes_on(self) -> bool:
         """With nothing left to happen: what is still true outside is told, and a person answers."""
@@ -400,16 +424,7 @@ class Walk:
             attempt=AttemptId(saga_id=ID, step=name, direction=direction, number=number),
             token=uuid.UUID(int=1),
             definition=self.definition,
-            saga=SagaRow(
-                id=ID,
-                definition=self.definition.name,
-                version=1,
-                definition_hash=self.definition.hash,
-                key=KEY,
-                fingerprint="",
-                state=State.RUNNING,
-                seq=self.state.seq,
-            ),
+            saga=self._row(State.RUNNING),
             state=self.state,
             lease=Lease(valid_until=monotonic + 1e9, ends_at=monotonic + 1e9),
             claimed_at=self.clock.now,
@@ -556,9 +571,9 @@ class Walk:
 
     def _report(self) -> None:
         """The next day's reconciliation: what is there and the log does not know."""
-        for reference in list(self.payments.payments):
+        for reference in [each.reference for each in self.payments.ours]:
             self._weigh(reference)
-        for deed in list(self.deeds.deeds.values()):
+        for deed in self.deeds.ours:
             if deed.named:
                 self._deed_reported(deed)
 
@@ -569,12 +584,50 @@ class Walk:
         if parked is None:
             return
         self.deeds.is_stubborn = False
+        if self.profile.lies and self.rng.random() < self.profile.lies:
+            self._lies()
+            return
         facts: list[Entry] = []
         if parked.reason in ("unknown", "poison") and self.state.parked_from is State.RUNNING:
             facts = [
                 fact for each in parked.steps if (fact := self._settled_truly(each)) is not None
             ]
         self.records(*facts, SagaUnparked(by="ada", fresh=list(parked.steps)))
+
+    def _lies(self) -> None:
+        """Somebody says something, and perhaps somebody says that it is so."""
+        self._counts("lied")
+        names = [each.reference for each in self.payments.ours]
+        names += [each.reference for each in self.deeds.ours]
+        verb = lie(self.rng, self._case(), names)
+        entries = said(self.coordinator, self._case(), verb, LIAR)
+        if any(getattr(each, "unverified", False) for each in entries):
+            raise ViolationError(f"one person's word counts: {verb}")
+        self.records(*entries)
+        second = self.rng.choice(CONFIRMERS)
+        if second is not None and self.state.assertions:
+            self.records(*said(self.coordinator, self._case(), confirmation(), second))
+
+    def _case(self) -> Case:
+        snapshot = Snapshot(
+            saga=self._row(self.state.phase),
+            entries=list(self.log),
+            attempts=[],
+            now=self.clock.now,
+        )
+        return Case(snapshot=snapshot, state=self.state, known=self.definition)
+
+    def _row(self, state: State) -> SagaRow:
+        return SagaRow(
+            id=ID,
+            definition=self.definition.name,
+            version=1,
+            definition_hash=self.definition.hash,
+            key=KEY,
+            fingerprint="",
+            state=state,
+            seq=self.state.seq,
+        )
 
     def _settled_truly(self, name: str) -> StepSettled | None:
         step = self.state.step(name)
@@ -611,11 +664,11 @@ class Walk:
             )
             return [
                 (each.reference, each.status in held, {"reference": each.reference})
-                for each in self.payments.payments.values()
+                for each in self.payments.ours
             ]
         return [
             (each.reference, each.stands, {"deed": each.reference})
-            for each in self.deeds.deeds.values()
+            for each in self.deeds.ours
             if each.step == name
         ]
 
@@ -687,8 +740,8 @@ class Walk:
     def _stands_under(self, key: str) -> list[str]:
         """What was done under that key and stands, or may come to."""
         open_or_held = (*HELD, ChargeStatus.REQUIRES_ACTION)
-        paid = [e.reference for e in self.payments.payments.values() if e.key == key]
-        done = [e.reference for e in self.deeds.deeds.values() if e.key == key]
+        paid = [e.reference for e in self.payments.ours if e.key == key]
+        done = [e.reference for e in self.deeds.ours if e.key == key]
         return [
             *(e for e in paid if self.payments.payments[e].status in open_or_held),
             *(e for e in done if self.deeds.deeds[e].state in ("opened", "done")),
@@ -729,10 +782,10 @@ class Walk:
         """What was begun, and may still take effect, is called off."""
         if self.state.phase not in (State.COMPLETED, State.COMPENSATED):
             return
-        paid = self.payments.payments.values()
+        paid = self.payments.ours
         begun = [e.reference for e in paid if e.status is ChargeStatus.REQUIRES_ACTION]
         undoable = {each.name for each in self.definition.steps if each.compensation}
-        deeds = [each for each in self.deeds.deeds.values() if each.step in undoable]
+        deeds = [each for each in self.deeds.ours if each.step in undoable]
         begun += [each.reference for each in deeds if each.state == "opened"]
         left = sorted(set(begun) & self._heard_of())
         if left:
@@ -766,7 +819,7 @@ class Walk:
             and each.entry.direction == Direction.FORWARD
             and (isinstance(each.entry, StepSucceeded) or each.entry.outcome == "succeeded")
         }
-        for deed in self.deeds.deeds.values():
+        for deed in self.deeds.ours:
             key = generation_of(self.state, self.definition.name, KEY, deed.step, deed.key)
             if (deed.step, key) in told_of:
                 found.add(deed.reference)
@@ -777,7 +830,11 @@ def walked(
     engine: Engine, shape: SagaDefinition[Any], payload: Any, rng: Random, profile: Profile
 ) -> Walked:
     """Walk one saga, and return what became of it."""
-    walk = Walk(engine, shape, payload, rng, profile)
+    beside = None
+    if profile.is_shared:
+        beside = Walk(engine, shape, payload, rng, replace(CALM, is_shared=True))
+        beside.run()
+    walk = Walk(engine, shape, payload, rng, profile, beside)
     violation = None
     try:
         walk.run()

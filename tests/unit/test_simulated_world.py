@@ -21,6 +21,10 @@ def test_a_walk_is_repeated_by_its_seed() -> None:
 
 
 FOUND = {
+    "keys named no installation": 16,
+    "somebody confirmed their own word": 248,
+    "a word alone counted": 248,
+    "a word closed the books": 392,
     "what was over was waited for": 49,
     "an undo was tried for ever": 148,
     "a denial came too early": 69,
