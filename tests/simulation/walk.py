@@ -435,7 +435,9 @@ class Walk:
         """The engine's own call of the step's function."""
         failed_before = self.trouble.counts.get("lookup_fails", 0)
         outcome = self.coordinator._call(claim, None)
-        if self.trouble.counts.get("lookup_fails", 0) == failed_before:
+        attempt = claim.attempt
+        still_counts = self._is_open(attempt.step, attempt.direction, attempt.number)
+        if still_counts and self.trouble.counts.get("lookup_fails", 0) == failed_before:
             self._judge_waits_anew(outcome)
         if claim.attempt.direction == Direction.FORWARD and not claim.step.read_only:
             self._judge_asked(claim, outcome)
