@@ -189,7 +189,7 @@ def _is_spared(state: FoldedSaga, step: Step) -> bool:
     if known.undo.open_attempt is not None or not later.is_undone:
         return False
     if known.effect is None:
-        return True
+        return known.uncovered_effect is None  # what was only begun nobody had worked with
     worked_with = any(e.seq == known.effect.seq and not e.covered for e in known.effects)
     return worked_with and known.effect.seq < later.undone_seq
 

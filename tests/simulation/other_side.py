@@ -468,10 +468,11 @@ class Deeds(OtherSide):
     def _undo(self, deed: Deed, shown_after: timedelta) -> None:
         if self._stands_within(deed.reference):
             raise Terminal("taken by a later step, which must be undone")
+        was_done = deed.state == "done"
         if deed.state in ("done", "opened"):
             deed.state = "undone"
             deed.undone_shown_at = self.now() + shown_after
-        if deed.within is not None and not self._stands_within(deed.within):
+        if was_done and deed.within is not None and not self._stands_within(deed.within):
             self.deeds[deed.within].state = "undone"
 
     def _stands_within(self, reference: str) -> bool:

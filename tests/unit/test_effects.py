@@ -10,6 +10,7 @@ from orchestrator.entries import (
     EffectReported,
     LateOutcomeRecorded,
     StepSettled,
+    StepSkipped,
     StepSucceeded,
     UndoRequested,
     UndoSkipped,
@@ -47,6 +48,19 @@ def test_a_second_effect_is_not_spared_by_another_steps_undo() -> None:
     assert effect is not None
     assert effect.reference == "a-2"
     assert history.undoes("authorize").visible is State.COMPENSATED
+
+
+def test_what_was_only_begun_by_a_skipped_step_is_undone_by_itself() -> None:
+    history = History(HELD).waits("authorize", "answer", reference="a-1", seconds=60)
+    history.records(StepSkipped(step="authorize", direction=FORWARD, by="two persons"))
+    history.succeeds("capture", reference="c-1").cancelled()
+
+    history.succeeds("capture", direction=COMPENSATE, reference="refund-1")
+
+    assert history.wants == ["undo authorize#1"]
+    effect = history.state.effect_to_undo("authorize")
+    assert effect is not None
+    assert (effect.reference, effect.is_open) == ("a-1", True)
 
 
 def test_the_effect_that_counts_is_spared_though_another_was_heard_of_first() -> None:
