@@ -28,11 +28,11 @@ def test_a_worker_that_takes_nothing_connects_anew(
 ) -> None:
     worker, deaf = _deaf(start_worker, tmp_path, pool)
     deaf.write_text("once")
-    until(lambda: deaf.read_text() == "", seconds=10, what="a deaf consumer")
+    until(lambda: deaf.read_text() == "", seconds=60, what="a deaf consumer")
 
     started = client.start(BROKERED, {"directory": str(tmp_path)}, key="1")
 
-    assert client.wait(started.id, 40).state is State.COMPLETED
+    assert client.wait(started.id, 120).state is State.COMPLETED
     assert '"worker.stalled"' in worker.log
     assert worker.is_alive
 
@@ -47,7 +47,7 @@ def test_a_worker_that_still_takes_nothing_ends_for_its_supervisor(
     client.start(BROKERED, {"directory": str(tmp_path)}, key="1")  # in a read that is under way
     started = client.start(BROKERED, {"directory": str(tmp_path)}, key="2")
 
-    assert worker.wait_end(40) == STALLED
+    assert worker.wait_end(120) == STALLED
     assert worker.log.count('"worker.stalled"') >= 2
     start_worker(pool=pool, **QUICK)
     assert client.wait(started.id).state is State.COMPLETED
